@@ -79,3 +79,6 @@ type surface interface {
 	Entries(from uint64) iter.Seq2[Stored, error]
 	Close(context.Context) error
 }
+
+// FS is the file system below the journal, so that tests can lose power at any write.
+type FS interface{}
