@@ -1,0 +1,263 @@
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// maxText bounds every string of a record, in bytes: an agent chooses some of them and must not fill the disk with one.
+const maxText = 1024
+
+// Append appends the record as it is kept in the journal: one line of JSON without Seq and without empty members.
+// Strings longer than 1024 bytes are cut and end in "…".
+func (r *Record) Append(dst []byte) []byte {
+	e := encoder{buf: append(dst, '{'), first: true}
+	r.members(&e)
+	return append(e.buf, '}')
+}
+
+// AppendExport appends the record as `audit export` writes it: all members of the contract, empty or not, with Seq.
+func (r *Record) AppendExport(dst []byte) []byte {
+	e := encoder{buf: append(dst, '{'), first: true, empty: true}
+	e.uint("seq", r.Seq)
+	r.members(&e)
+	return append(e.buf, '}')
+}
+
+func (r *Record) members(e *encoder) {
+	e.time("ts", r.Time)
+	e.text("agent_id", r.AgentID)
+	e.text("tool", r.Tool)
+	e.text("decision", r.Decision)
+	e.text("policy_reason", r.PolicyReason)
+	e.text("risk_level", r.RiskLevel)
+	e.text("args_hash", r.ArgsHash)
+	e.text("key", r.Key)
+	e.uint("fence", r.Fence)
+	e.int("attempt", r.Attempt)
+	e.text("outcome", r.Outcome)
+	e.int("upstream_status", r.UpstreamStatus)
+	e.text("spend_usd", r.SpendUSD)
+	e.text("run_id", r.RunID)
+	e.text("request_id", r.RequestID)
+	e.millis("duration_ms", r.DurationMS)
+
+	e.empty = false
+	e.text("tenant", r.Tenant)
+	e.text("route", r.Route)
+	e.text("method", r.Method)
+	e.text("host", r.Host)
+	e.text("rule", r.Rule)
+	e.text("shadow_reason", r.ShadowReason)
+	e.text("detail", r.Detail)
+	e.text("first_request_id", r.FirstID)
+	e.text("force_new", r.ForceNew)
+	e.text("fail_open", r.FailOpen)
+	e.text("guarantee", r.Guarantee)
+	e.int("count", r.Count)
+	e.bool("recovered", r.Recovered)
+}
+
+// Append appends the change as it is kept in the journal.
+func (c *Change) Append(dst []byte) []byte {
+	e := encoder{buf: append(dst, '{'), first: true}
+	c.members(&e)
+	return append(e.buf, '}')
+}
+
+// AppendExport appends the change as `audit export --changes` writes it, with Seq.
+func (c *Change) AppendExport(dst []byte) []byte {
+	e := encoder{buf: append(dst, '{'), first: true, empty: true}
+	e.uint("seq", c.Seq)
+	c.members(&e)
+	return append(e.buf, '}')
+}
+
+func (c *Change) members(e *encoder) {
+	e.time("ts", c.Time)
+	e.text("who", c.Who)
+	e.text("what", c.What)
+	e.text("entity", c.Entity)
+	e.empty = false
+	e.text("why", c.Why)
+	e.text("detail", c.Detail)
+}
+
+// DecodeRecord reads what Append wrote. Members it does not know are those of a newer version and are ignored.
+func DecodeRecord(fact []byte) (Record, error) {
+	var r Record
+	if err := json.Unmarshal(fact, &r); err != nil {
+		return Record{}, fmt.Errorf("audit record cannot be read: %w", err)
+	}
+	return r, nil
+}
+
+// DecodeChange reads what Change.Append wrote.
+func DecodeChange(fact []byte) (Change, error) {
+	var c Change
+	if err := json.Unmarshal(fact, &c); err != nil {
+		return Change{}, fmt.Errorf("audit change cannot be read: %w", err)
+	}
+	return c, nil
+}
+
+// Recover completes the record of a call whose process died after its claim: it was sent or may have been, and nobody
+// knows how it ended. A record that cannot be read still leaves one that says so.
+func Recover(fact []byte, fence uint64) []byte {
+	r, err := DecodeRecord(fact)
+	if err != nil {
+		r = Record{Detail: "the record of this call could not be read back"}
+	}
+	r.Decision, r.Outcome, r.Recovered = "executed", "unknown", true
+	if fence != 0 {
+		r.Fence = fence
+	}
+	return r.Append(nil)
+}
+
+// encoder writes members of one JSON object by appending. Empty members are left out unless empty is set.
+type encoder struct {
+	buf   []byte
+	first bool
+	empty bool
+}
+
+func (e *encoder) name(name string) {
+	if !e.first {
+		e.buf = append(e.buf, ',')
+	}
+	e.first = false
+	e.buf = append(e.buf, '"')
+	e.buf = append(e.buf, name...)
+	e.buf = append(e.buf, '"', ':')
+}
+
+func (e *encoder) text(name, v string) {
+	if v == "" && !e.empty {
+		return
+	}
+	e.name(name)
+	e.buf = appendText(e.buf, v)
+}
+
+func (e *encoder) uint(name string, v uint64) {
+	if v == 0 && !e.empty {
+		return
+	}
+	e.name(name)
+	e.buf = strconv.AppendUint(e.buf, v, 10)
+}
+
+func (e *encoder) int(name string, v int) {
+	if v == 0 && !e.empty {
+		return
+	}
+	e.name(name)
+	e.buf = strconv.AppendInt(e.buf, int64(v), 10)
+}
+
+func (e *encoder) bool(name string, v bool) {
+	if !v && !e.empty {
+		return
+	}
+	e.name(name)
+	e.buf = strconv.AppendBool(e.buf, v)
+}
+
+// millis writes milliseconds to the microsecond; JSON has no word for what is not a number.
+func (e *encoder) millis(name string, v float64) {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		v = 0
+	}
+	if v == 0 && !e.empty {
+		return
+	}
+	e.name(name)
+	e.buf = strconv.AppendFloat(e.buf, math.Round(v*1000)/1000, 'f', -1, 64)
+}
+
+// time is always written, in UTC, to the microsecond.
+func (e *encoder) time(name string, t time.Time) {
+	e.name(name)
+	e.buf = append(e.buf, '"')
+	e.buf = t.UTC().AppendFormat(e.buf, "2006-01-02T15:04:05.000000Z")
+	e.buf = append(e.buf, '"')
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendText appends s as a JSON string on one line that is also safe inside HTML and JavaScript.
+// Bytes that are no UTF-8 become U+FFFD.
+func appendText(dst []byte, s string) []byte {
+	cut := len(s) > maxText
+	if cut {
+		s = s[:runeStart(s, maxText)]
+	}
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		if c := s[i]; c < utf8.RuneSelf {
+			if plain[c] {
+				i++
+				continue
+			}
+			dst = appendEscaped(append(dst, s[start:i]...), c)
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			dst = append(append(dst, s[start:i]...), `\ufffd`...)
+		} else if r == '\u2028' || r == '\u2029' { // end a line in JavaScript
+			dst = append(append(dst, s[start:i]...), `\u202`...)
+			dst = append(dst, hexDigits[r&0xf])
+		} else {
+			i += size
+			continue
+		}
+		i += size
+		start = i
+	}
+	dst = append(dst, s[start:]...)
+	if cut {
+		dst = append(dst, "…"...)
+	}
+	return append(dst, '"')
+}
+
+// runeStart is the largest index of s that is at most i and does not split a character.
+func runeStart(s string, i int) int {
+	for j := i; j > i-utf8.UTFMax && j > 0; j-- {
+		if utf8.RuneStart(s[j]) {
+			return j
+		}
+	}
+	return i
+}
+
+// plain says which ASCII characters stand in a string as they are.
+var plain = func() (t [utf8.RuneSelf]bool) {
+	for c := range t {
+		t[c] = c >= 0x20 && c != 0x7f && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&'
+	}
+	return t
+}()
+
+func appendEscaped(dst []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	}
+	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+}
