@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"github.com/spf13/cobra"
 )
 
 func main() {
@@ -60,16 +58,4 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintln(stderr, "oo-sidecar: "+msg)
 	}
 	return code
-}
-
-func newRoot(a *app) *cobra.Command {
-	root := &cobra.Command{
-		Use:           "oo-sidecar",
-		Short:         "Governs an agent's tool calls: at most once, within budget, signed, audited",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
-	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
-	root.AddCommand(newVersion(a))
-	return root
 }

@@ -1,0 +1,17 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// newRoot puts the commands together.
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "oo-sidecar",
+		Short:         "Governs an agent's tool calls: at most once, within budget, signed, audited",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
+	root.AddCommand(newVersion(a))
+	return root
+}

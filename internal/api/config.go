@@ -1,0 +1,27 @@
+package api
+
+// Config is the section `api` of the configuration file: the listener of the OnceOnly-compatible API and the console.
+type Config struct {
+	// Address of the api listener, host:port.
+	Listen string `koanf:"listen"`
+	// Who may call it. Without an operator key here, one is generated once beside the store.
+	Keys []KeyConfig `koanf:"keys"`
+}
+
+// KeyConfig is one bearer key of the api listener.
+type KeyConfig struct {
+	// Its name, as audit records show it.
+	Name string `koanf:"name"`
+	// agent or operator. An agent key can never change policies, tools, keys or the kill switch.
+	Role string `koanf:"role"`
+	// Whom an agent key speaks for; empty with an operator key.
+	AgentID string `koanf:"agent_id"`
+	// The key itself, at least 16 characters.
+	Key string `koanf:"key"`
+	// Tenant of its calls; default "default".
+	Namespace string `koanf:"namespace"`
+	// Plan that /v1/me and the limits of leases speak of: free, starter, pro, agency (the default) or unlimited.
+	Plan string `koanf:"plan"`
+	// Most requests, as 100/s, 600/m or 5000/h; empty: no limit.
+	Rate string `koanf:"rate"`
+}
