@@ -1,0 +1,269 @@
+// Package metrics counts what happens, for Prometheus. Label values come from the registry and from the code only:
+// whatever else a request says is counted as "other", so that no caller can grow the number of series or read a
+// key, a URL or an argument out of them.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+// other stands for every label value that neither registry nor code knows.
+const other = "other"
+
+// Metrics are the series of one sidecar. Methods are named after what has happened and may be called from many
+// goroutines; those of a request's path do not allocate.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	calls       *prometheus.CounterVec
+	duplicates  *prometheus.CounterVec
+	unknowns    *prometheus.CounterVec
+	spend       *prometheus.CounterVec
+	upstream    *prometheus.HistogramVec
+	failOpen    *prometheus.CounterVec
+	storeErrors *prometheus.CounterVec
+	killSwitch  *prometheus.GaugeVec
+
+	unknown      prometheus.Gauge
+	doubles      prometheus.Counter
+	rollbacks    prometheus.Counter
+	tunnels      prometheus.Counter
+	auditErrors  prometheus.Counter
+	overhead     prometheus.Histogram
+	propagation  prometheus.Histogram
+	reloaded     prometheus.Gauge
+	storeCreated prometheus.Gauge
+
+	snapshot atomic.Int64 // unix nanoseconds when the policy snapshot was last known to be current
+
+	known atomic.Pointer[names] // swapped whole
+
+	mu       sync.Mutex
+	disabled map[string]bool // agents that are switched off; guarded by mu
+}
+
+// names is which names of tools and agents may stand in a label, with the series of each tool.
+type names struct {
+	tools  map[string]*series
+	other  *series
+	agents map[string]bool
+}
+
+// New makes the series, all at zero. version is the program's.
+func New(version string) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry(), disabled: map[string]bool{}}
+	m.makeRequests()
+	m.makeState()
+	m.registry.MustRegister(
+		collectors.NewGoCollector(collectors.WithGoCollectorMemStatsMetricsDisabled()),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "oo_sidecar_build_info", Help: "Always 1; the labels say what runs.",
+			ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()}}, func() float64 { return 1 }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "oo_sidecar_policy_snapshot_age_seconds",
+			Help: "Time since policies and tools were last known to be current."}, m.snapshotAge),
+	)
+	m.reloaded.Set(1)
+	m.Current(time.Now())
+	m.Registered(nil, nil)
+	return m
+}
+
+func (m *Metrics) makeRequests() {
+	m.calls = m.counters("calls_total", "Requests by tool, decision and reason.", "tool", "decision", "reason")
+	m.duplicates = m.counters("duplicates_prevented_total", "Requests answered from a record instead of running again.", "tool")
+	m.unknowns = m.counters("unknown_outcomes_total", "Calls after which nobody knew whether they ran.", "tool")
+	m.spend = m.counters("spend_micro_usd_total", "Spend settled, in millionths of a US dollar.", "tool")
+	m.upstream = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "oo_sidecar_upstream_duration_seconds",
+		Help: "Time a tool took to answer.", Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120}}, []string{"tool"})
+	m.overhead = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "oo_sidecar_overhead_seconds",
+		Help:    "The sidecar's own time per request, without the tool's and without waiting for another caller's call.",
+		Buckets: []float64{25e-6, 50e-6, 1e-4, 2.5e-4, 5e-4, .001, .0025, .005, .01, .025, .05, .1, .25, 1}})
+	m.registry.MustRegister(m.upstream, m.overhead)
+	m.failOpen = m.counters("fail_open_total", "Checks that were waived because the operator allowed it.", "check")
+	m.failOpen.WithLabelValues("store")
+	m.tunnels = m.counter("opaque_tunnels_total", "CONNECT tunnels whose content was not governed.")
+}
+
+func (m *Metrics) makeState() {
+	m.storeErrors = m.counters("store_errors_total", "Steps of the store that failed.", "op")
+	m.storeErrors.WithLabelValues("begin")
+	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written.")
+	m.doubles = m.counter("possible_double_executions_total", "Late answers whose key another holder had by then.")
+	m.rollbacks = m.counter("policy_rollback_refused_total", "Older policies that a control plane or store offered and that were refused.")
+	m.unknown = m.gauge("unknown_outcomes", "Calls whose outcome is unknown now.")
+	m.reloaded = m.gauge("config_last_reload_successful", "1 when the configuration file was taken the last time it was read.")
+	m.storeCreated = m.gauge("store_created", "1 when this start found no journal and made one.")
+	m.killSwitch = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "oo_sidecar_kill_switch_active",
+		Help: "Agents switched off: 1 for one with a policy or *, and how many of the others."}, []string{"agent"})
+	m.propagation = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "oo_sidecar_kill_switch_propagation_seconds",
+		Help: "Time from a change of the kill switch until it bound here.", Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})
+	m.registry.MustRegister(m.killSwitch, m.propagation)
+}
+
+func (m *Metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "oo_sidecar_" + name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) counter(name, help string) prometheus.Counter {
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "oo_sidecar_" + name, Help: help})
+	m.registry.MustRegister(c)
+	return c
+}
+
+func (m *Metrics) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "oo_sidecar_" + name, Help: help})
+	m.registry.MustRegister(g)
+	return g
+}
+
+// Handler serves the series as text.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4})
+}
+
+// Registered says which tools and which agents with a policy there are from now on.
+func (m *Metrics) Registered(tools, agents []string) {
+	n := &names{tools: make(map[string]*series, len(tools)), agents: make(map[string]bool, len(agents)+1)}
+	old := m.known.Load()
+	if old == nil {
+		n.other = m.series(other)
+	} else {
+		n.other = old.other
+	}
+	for _, t := range tools {
+		if old != nil && old.tools[t] != nil {
+			n.tools[t] = old.tools[t]
+		} else {
+			n.tools[t] = m.series(t)
+		}
+	}
+	for _, a := range agents {
+		n.agents[a] = true
+	}
+	n.agents["*"] = true
+	m.known.Store(n)
+	m.showSwitches()
+}
+
+// Call counts a request by the record that the audit gets: one for each request, whatever became of it.
+func (m *Metrics) Call(r *audit.Record) {
+	s := m.tool(r.Tool)
+	n := float64(max(r.Count, 1))
+	s.call(m.calls, r.Decision, r.PolicyReason).Add(n)
+	switch {
+	case r.Decision == "dedup":
+		s.duplicates.Add(n)
+	case r.Decision == "executed" && r.Outcome == "unknown":
+		s.unknowns.Inc()
+	}
+	if r.FailOpen != "" {
+		m.FailOpen(r.FailOpen)
+	}
+}
+
+// Spend counts what a call has cost once that is settled.
+func (m *Metrics) Spend(name string, cost tool.Money) {
+	if cost > 0 {
+		m.tool(name).spend.Add(float64(cost))
+	}
+}
+
+// Upstream measures how long a tool took to answer one attempt.
+func (m *Metrics) Upstream(name string, d time.Duration) { m.tool(name).upstream.Observe(d.Seconds()) }
+
+// Overhead measures the sidecar's own time for one request.
+func (m *Metrics) Overhead(d time.Duration) { m.overhead.Observe(d.Seconds()) }
+
+// FailOpen counts a check that was waived; Call does it for records that say so.
+func (m *Metrics) FailOpen(check string) { m.failOpen.WithLabelValues(among(checks, check)).Inc() }
+
+// StoreError counts a step of the store that failed.
+func (m *Metrics) StoreError(op string) { m.storeErrors.WithLabelValues(among(ops, op)).Inc() }
+
+// AuditError counts an audit record that could not be written.
+func (m *Metrics) AuditError() { m.auditErrors.Inc() }
+
+// Tunnel counts an opaque tunnel.
+func (m *Metrics) Tunnel() { m.tunnels.Inc() }
+
+// Unknown says how many outcomes are unknown now.
+func (m *Metrics) Unknown(n int) { m.unknown.Set(float64(n)) }
+
+// PossibleDouble counts a late answer whose key another holder had by then.
+func (m *Metrics) PossibleDouble() { m.doubles.Inc() }
+
+// RollbackRefused counts an older policy that was offered and refused.
+func (m *Metrics) RollbackRefused() { m.rollbacks.Inc() }
+
+// Reload says whether the configuration file was taken.
+func (m *Metrics) Reload(ok bool) { m.reloaded.Set(number(ok)) }
+
+// StoreCreated says whether this start had to make a journal.
+func (m *Metrics) StoreCreated(made bool) { m.storeCreated.Set(number(made)) }
+
+// Current says that policies and tools were known to be current at t.
+func (m *Metrics) Current(t time.Time) { m.snapshot.Store(t.UnixNano()) }
+
+func (m *Metrics) snapshotAge() float64 {
+	return max(0, time.Since(time.Unix(0, m.snapshot.Load())).Seconds())
+}
+
+// KillSwitch says that an agent, or "*", is switched off or on again.
+func (m *Metrics) KillSwitch(agent string, active bool) {
+	m.mu.Lock()
+	if active {
+		m.disabled[agent] = true
+	} else {
+		delete(m.disabled, agent)
+	}
+	m.mu.Unlock()
+	m.showSwitches()
+}
+
+// Propagated measures how long a change of the kill switch took to bind here.
+func (m *Metrics) Propagated(d time.Duration) { m.propagation.Observe(d.Seconds()) }
+
+func (m *Metrics) showSwitches() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.known.Load()
+	m.killSwitch.Reset()
+	for agent := range known.agents {
+		m.killSwitch.WithLabelValues(agent).Set(number(m.disabled[agent]))
+	}
+	others := m.killSwitch.WithLabelValues(other)
+	for agent := range m.disabled {
+		if !known.agents[agent] {
+			others.Inc()
+		}
+	}
+}
+
+// tool finds the series of a tool by its name.
+func (m *Metrics) tool(name string) *series {
+	known := m.known.Load()
+	if s := known.tools[name]; s != nil {
+		return s
+	}
+	return known.other
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
