@@ -1,0 +1,97 @@
+// Package arch holds the rules of the architecture as tests.
+package arch
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/oo-sidecar/oo-sidecar/"
+
+// mayImport is the graph of ARCHITECTURE.md: what each package may import of ours. A package that is not named here
+// may import nothing of ours; cmd may import anything.
+var mayImport = map[string][]string{
+	"config":           {"internal/tool", "policy", "proxy", "internal/store", "internal/api", "internal/govern", "internal/journal"},
+	"proxy":            {"internal/govern", "internal/tool", "internal/audit"},
+	"internal/govern":  {"dedup", "policy", "hmac", "internal/tool", "internal/audit"},
+	"internal/api":     {"internal/govern", "internal/lease", "internal/tool", "policy", "internal/audit", "dedup"},
+	"internal/console": {"internal/api"},
+	"internal/store":   {"dedup", "internal/lease", "policy", "internal/tool", "internal/audit", "internal/journal"},
+	"internal/audit":   {"internal/journal"},
+	"internal/metrics": {"internal/audit"},
+	"dedup":            {"internal/tool"},
+	"policy":           {"internal/tool"},
+}
+
+// onlyIn names the single home of each dependency that must not spread.
+var onlyIn = map[string][]string{
+	"github.com/valyala/fasthttp": {"proxy"},
+	"github.com/knadh/koanf":      {"config"},
+	"github.com/redis/go-redis":   {"internal/store"},
+	"crypto/hmac":                 {"hmac"},
+	"github.com/spf13/cobra":      {"cmd/oo-sidecar"},
+	"html/template":               {},
+	"net/http/httputil":           {},
+}
+
+// TestImportGraph parses every file itself: a test that asked the go command would be served from its cache after a
+// forbidden import was added.
+func TestImportGraph(t *testing.T) {
+	root := filepath.Join("..", "..")
+	seen := 0
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, file)
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if rel == "test" || rel == "bench" || rel == "examples" || strings.HasPrefix(d.Name(), ".") && rel != "." {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") || strings.HasSuffix(rel, "_test.go") {
+			return nil
+		}
+		seen++
+		checkFile(t, file, path.Dir(rel))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 50 {
+		t.Fatalf("only %d files were found: the test looks in the wrong place", seen)
+	}
+}
+
+func checkFile(t *testing.T, file, pkg string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, spec := range f.Imports {
+		imported, _ := strconv.Unquote(spec.Path.Value)
+		if ours, ok := strings.CutPrefix(imported, module); ok {
+			if pkg != "cmd/oo-sidecar" && !slices.Contains(mayImport[pkg], ours) {
+				t.Errorf("%s: package %s may not import %s (ARCHITECTURE.md, the graph)", file, pkg, ours)
+			}
+			continue
+		}
+		for home, pkgs := range onlyIn {
+			if (imported == home || strings.HasPrefix(imported, home+"/")) && !slices.Contains(pkgs, pkg) {
+				t.Errorf("%s: %s belongs to %v only", file, imported, pkgs)
+			}
+		}
+	}
+}
