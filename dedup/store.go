@@ -65,6 +65,9 @@ type Store interface {
 	// until ctx is done. A call that had already ended and been released is an Ending with no answer.
 	// At most Limits.Waiters callers wait for one key; past it ErrTooManyWaiters.
 	Wait(ctx context.Context, k Key, fence uint64) (Ending, error)
+	// Delivered says that a finished call's answer reached its caller whole: its record lives for window from its
+	// outcome on, if it would have lived longer. It does not wait for the disk, and it may be lost.
+	Delivered(k Key, fence uint64, window time.Duration)
 }
 
 var (
@@ -83,6 +86,7 @@ type Claim struct {
 	Tenant, Agent, Tool string
 	Effect              tool.Effect
 	Timeout             time.Duration // of the tool; an unknown younger than this is not resolved as not-executed without force
+	Renews              uint64        // the fence of a claim of one's own, of an idempotent tool, that this one continues under a higher fence for another attempt; 0: none
 	Resend              time.Duration // how long after the first attempt an unknown call of this (idempotent) tool may be taken over and sent again; 0: never
 
 	Cost   tool.Money
@@ -90,6 +94,10 @@ type Claim struct {
 	Shadow bool // limits are judged and reported in Begun.Shadow, and do not block
 	Light  bool // the claim need not be durable before Begin returns (effect read)
 	Forced bool // a Force-New
+
+	// UnknownFor is how long an unknown outcome of this call stands in the way; it stays listed afterwards. 0: until it is
+	// resolved. Only calls of unregistered tools, for which nobody promised anything, set it.
+	UnknownFor time.Duration
 
 	Record []byte // the audit record as it stands now; recovery completes it when this process dies
 }
@@ -118,7 +126,8 @@ const (
 // Begun is what Begin found.
 type Begun struct {
 	Status     Status
-	Key        Key    // the key that decided: under which Wait and Answer know the call
+	Key        Key    // the key that decided, under which Wait knows the call. Mine: the one that with Generation names the run to the tool (the first key of the run's first claim)
+	Guard      bool   // InFlight or Blocked: the call in the way is known by one of Claim.Guards and is another call
 	Fence      uint64 // of this claim, or of the call in the way
 	Generation uint64 // names one run of the key: the same for every re-send of it, another once it runs anew
 	Attempt    int    // 1 for a first attempt; more when an unknown call is taken over
@@ -140,7 +149,7 @@ type End struct {
 	Fence   uint64
 	Nonce   uint64
 	Outcome Outcome
-	Keep    time.Duration // how long the record stays after this outcome; 0 releases the keys. Unknown stays until resolved
+	Keep    time.Duration // how long the record stays after Done or Failed; 0 releases the keys. NotSent always releases them; Unknown stays until resolved
 	Answer  *Answer       // what duplicates get; nil when there is none
 	Refusal string        // code of the sidecar's own refusal that waiting duplicates get when there is no answer
 	Record  []byte        // the audit record, written in the same step
