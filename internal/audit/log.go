@@ -47,7 +47,8 @@ func NewLog(write Write, failed func(error)) *Log {
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
 // Append writes the record, or adds it to the one that its agent's refusals share, which is written within a second.
-func (l *Log) Append(ctx context.Context, r *Record) {
+func (l *Log) Append(r *Record) {
+	ctx := context.Background() // a record is written also when its request has gone
 	if r.Decision == "blocked" {
 		shared, due := l.share(r)
 		l.put(ctx, due...)

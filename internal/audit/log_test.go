@@ -47,11 +47,11 @@ func TestRefusalsShareARecordAboveAHundredASecond(t *testing.T) {
 		var k kept
 		l := NewLog(k.write, fatal(t))
 		for range 1000 {
-			l.Append(t.Context(), refusal("loop", "charge", "tool_explicitly_blocked"))
+			l.Append(refusal("loop", "charge", "tool_explicitly_blocked"))
 		}
-		l.Append(t.Context(), refusal("calm", "charge", "tool_explicitly_blocked"))
+		l.Append(refusal("calm", "charge", "tool_explicitly_blocked"))
 		for range 500 { // what is no refusal never shares
-			l.Append(t.Context(), &Record{AgentID: "loop", Decision: "dedup"})
+			l.Append(&Record{AgentID: "loop", Decision: "dedup"})
 		}
 		if len(k.records) != 100+1+500 {
 			t.Fatalf("%d records before the window's end, want 601", len(k.records))
@@ -75,9 +75,9 @@ func TestSharedRecordKeepsOnlyWhatIsCommon(t *testing.T) {
 		for i := range 110 {
 			r := refusal("loop", fmt.Sprintf("tool_%d", i), "tool_not_registered")
 			r.Route, r.Key = "reverse", fmt.Sprint(i)
-			l.Append(t.Context(), r)
+			l.Append(r)
 		}
-		l.Append(t.Context(), refusal("loop", "x", "agent_disabled"))
+		l.Append(refusal("loop", "x", "agent_disabled"))
 		l.Close(t.Context())
 		last := k.records[len(k.records)-1]
 		if last.Count != 11 || last.Tool != "" || last.PolicyReason != "several" || last.Key != "" || last.AgentID != "loop" {
@@ -92,7 +92,7 @@ func TestWindowEndsWithoutWaitingForTheTimer(t *testing.T) {
 		l := NewLog(k.write, fatal(t))
 		for second := range 3 {
 			for range 150 {
-				l.Append(t.Context(), refusal("loop", "a", "b"))
+				l.Append(refusal("loop", "a", "b"))
 			}
 			if got := len(k.records); got != second*101+100 {
 				t.Fatalf("second %d: %d records", second, got)
@@ -113,7 +113,7 @@ func TestConcurrentRefusalsAreAllCounted(t *testing.T) {
 	for i := range 16 {
 		group.Go(func() {
 			for range 500 {
-				l.Append(context.Background(), refusal(fmt.Sprint("agent", i%3), "a", "b"))
+				l.Append(refusal(fmt.Sprint("agent", i%3), "a", "b"))
 			}
 		})
 	}
@@ -125,7 +125,7 @@ func TestConcurrentRefusalsAreAllCounted(t *testing.T) {
 	if len(k.records) > 8000/10 {
 		t.Errorf("%d records for 8000 refusals", len(k.records))
 	}
-	l.Append(t.Context(), refusal("agent1", "late", "b"))
+	l.Append(refusal("agent1", "late", "b"))
 	if last := k.records[len(k.records)-1]; last.Tool != "late" {
 		t.Errorf("a record after Close is not written at once; last is %+v", last)
 	}
@@ -135,8 +135,8 @@ func TestFailedWriteIsTold(t *testing.T) {
 	full := errors.New("disk full")
 	var told []error
 	l := NewLog(func(context.Context, []byte) error { return full }, func(err error) { told = append(told, err) })
-	l.Append(t.Context(), refusal("a", "b", "c"))
-	l.Append(t.Context(), &Record{Decision: "dedup"})
+	l.Append(refusal("a", "b", "c"))
+	l.Append(&Record{Decision: "dedup"})
 	if len(told) != 2 || !errors.Is(told[0], full) {
 		t.Errorf("told %v, want the error twice", told)
 	}

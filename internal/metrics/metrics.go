@@ -158,36 +158,39 @@ func (m *Metrics) Registered(tools, agents []string) {
 	m.showSwitches()
 }
 
-// Call counts a request by the record that the audit gets: one for each request, whatever became of it.
-func (m *Metrics) Call(r *audit.Record) {
+// Call counts a request by the record that the audit gets, one for each request, whatever became of it. overhead is
+// the sidecar's own time, upstream what was spent with the tool; 0 means that the tool was not asked.
+func (m *Metrics) Call(r *audit.Record, overhead, upstream time.Duration) {
 	s := m.tool(r.Tool)
 	n := float64(max(r.Count, 1))
 	s.call(m.calls, r.Decision, r.PolicyReason).Add(n)
-	switch {
-	case r.Decision == "dedup":
+	m.overhead.Observe(max(0, overhead.Seconds()))
+	if upstream > 0 {
+		s.upstream.Observe(upstream.Seconds())
+	}
+	switch r.Decision {
+	case "dedup":
 		s.duplicates.Add(n)
-	case r.Decision == "executed" && r.Outcome == "unknown":
+	case "executed":
+		s.executed(r)
+	}
+}
+
+// executed counts what a call that was tried has cost, and that nobody knows whether it ran. A failed one costs nothing.
+func (s *series) executed(r *audit.Record) {
+	switch r.Outcome {
+	case "unknown":
 		s.unknowns.Inc()
+	case "done":
+	default:
+		return
 	}
-	if r.FailOpen != "" {
-		m.FailOpen(r.FailOpen)
-	}
-}
-
-// Spend counts what a call has cost once that is settled.
-func (m *Metrics) Spend(name string, cost tool.Money) {
-	if cost > 0 {
-		m.tool(name).spend.Add(float64(cost))
+	if cost, err := tool.ParseMoney(r.SpendUSD); err == nil && cost > 0 {
+		s.spend.Add(float64(cost))
 	}
 }
 
-// Upstream measures how long a tool took to answer one attempt.
-func (m *Metrics) Upstream(name string, d time.Duration) { m.tool(name).upstream.Observe(d.Seconds()) }
-
-// Overhead measures the sidecar's own time for one request.
-func (m *Metrics) Overhead(d time.Duration) { m.overhead.Observe(d.Seconds()) }
-
-// FailOpen counts a check that was waived; Call does it for records that say so.
+// FailOpen counts a check that was waived.
 func (m *Metrics) FailOpen(check string) { m.failOpen.WithLabelValues(among(checks, check)).Inc() }
 
 // StoreError counts a step of the store that failed.
@@ -202,8 +205,8 @@ func (m *Metrics) Tunnel() { m.tunnels.Inc() }
 // Unknown says how many outcomes are unknown now.
 func (m *Metrics) Unknown(n int) { m.unknown.Set(float64(n)) }
 
-// PossibleDouble counts a late answer whose key another holder had by then.
-func (m *Metrics) PossibleDouble() { m.doubles.Inc() }
+// DoubleExecution counts a late answer whose key another holder had by then: perhaps the call ran twice.
+func (m *Metrics) DoubleExecution() { m.doubles.Inc() }
 
 // RollbackRefused counts an older policy that was offered and refused.
 func (m *Metrics) RollbackRefused() { m.rollbacks.Inc() }

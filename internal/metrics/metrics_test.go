@@ -50,18 +50,23 @@ func TestAllSeriesOfTheContractAreThereFromTheStart(t *testing.T) {
 func TestCallsAreCountedFromTheirRecords(t *testing.T) {
 	m := New("v")
 	m.Registered([]string{"charge"}, nil)
-	m.Call(&audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "ok", Outcome: "done"})
-	m.Call(&audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "upstream_outcome_unknown", Outcome: "unknown", FailOpen: "store"})
-	m.Call(&audit.Record{Tool: "charge", Decision: "dedup", PolicyReason: "ok", Outcome: "done"})
-	m.Call(&audit.Record{Tool: "charge", Decision: "dedup", PolicyReason: "outcome_unknown", Outcome: "unknown"})
-	m.Call(&audit.Record{Tool: "charge", Decision: "blocked", PolicyReason: "tool_disabled", Count: 900})
+	m.Call(&audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "ok", Outcome: "done", SpendUSD: "0.50"}, time.Millisecond, 40*time.Millisecond)
+	m.Call(&audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "upstream_outcome_unknown", Outcome: "unknown", SpendUSD: "0.25"}, time.Millisecond, 0)
+	m.Call(&audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "ok", Outcome: "failed", SpendUSD: "0.50"}, -1, time.Second)
+	m.FailOpen("store")
+	m.Call(&audit.Record{Tool: "charge", Decision: "dedup", PolicyReason: "ok", Outcome: "done"}, time.Millisecond, 0)
+	m.Call(&audit.Record{Tool: "charge", Decision: "dedup", PolicyReason: "outcome_unknown", Outcome: "unknown"}, time.Millisecond, 0)
+	m.Call(&audit.Record{Tool: "charge", Decision: "blocked", PolicyReason: "tool_disabled", Count: 900}, time.Millisecond, 0)
 	wantLines(t, scrape(t, m),
-		`oo_sidecar_calls_total{decision="executed",reason="ok",tool="charge"} 1`,
+		`oo_sidecar_calls_total{decision="executed",reason="ok",tool="charge"} 2`,
 		`oo_sidecar_calls_total{decision="executed",reason="upstream_outcome_unknown",tool="charge"} 1`,
 		`oo_sidecar_calls_total{decision="blocked",reason="tool_disabled",tool="charge"} 900`,
 		`oo_sidecar_duplicates_prevented_total{tool="charge"} 2`,
 		`oo_sidecar_unknown_outcomes_total{tool="charge"} 1`,
 		`oo_sidecar_fail_open_total{check="store"} 1`,
+		`oo_sidecar_spend_micro_usd_total{tool="charge"} 750000`,
+		`oo_sidecar_upstream_duration_seconds_count{tool="charge"} 2`,
+		`oo_sidecar_overhead_seconds_count 6`,
 	)
 }
 
@@ -70,9 +75,8 @@ func TestNoCallerCanMakeALabel(t *testing.T) {
 	m.Registered([]string{"charge"}, []string{"billing"})
 	before := strings.Count(scrape(t, m), "\n")
 	for _, secret := range []string{"https://api.test/v1/u_42", "POST:evil.example", "sk_live_1"} {
-		m.Call(&audit.Record{Tool: secret, Decision: secret, PolicyReason: secret, FailOpen: secret})
-		m.Upstream(secret, time.Second)
-		m.Spend(secret, 5)
+		m.Call(&audit.Record{Tool: secret, Decision: secret, PolicyReason: secret, FailOpen: secret}, time.Millisecond, 0)
+		m.Call(&audit.Record{Tool: secret, Decision: "executed", PolicyReason: "ok", Outcome: "done", SpendUSD: "0.000005"}, 0, time.Second)
 		m.StoreError(secret)
 		m.FailOpen(secret)
 		m.KillSwitch(secret, true)
@@ -94,12 +98,13 @@ func TestNoCallerCanMakeALabel(t *testing.T) {
 func TestReloadKeepsCountsAndRenamesSwitches(t *testing.T) {
 	m := New("v")
 	m.Registered([]string{"charge"}, nil)
-	m.Spend("charge", 2_500_000)
-	m.Spend("charge", -1)
+	spent := &audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "ok", Outcome: "done", SpendUSD: "2.50"}
+	m.Call(spent, 0, 0)
 	m.KillSwitch("billing", true)
 	wantLines(t, scrape(t, m), `oo_sidecar_kill_switch_active{agent="other"} 1`)
 	m.Registered([]string{"charge", "refund"}, []string{"billing"})
-	m.Spend("charge", 1)
+	spent.SpendUSD = "0.000001"
+	m.Call(spent, 0, 0)
 	m.Reload(false)
 	m.Unknown(7)
 	m.Unknown(3)
@@ -120,7 +125,7 @@ func TestConcurrentCallsAndReloads(t *testing.T) {
 					m.Registered([]string{"charge"}, []string{"billing"})
 					m.KillSwitch("billing", i%200 == 0)
 				}
-				m.Call(&audit.Record{Tool: "none", Decision: "blocked", PolicyReason: "tool_not_registered"})
+				m.Call(&audit.Record{Tool: "none", Decision: "blocked", PolicyReason: "tool_not_registered"}, time.Millisecond, 0)
 			}
 		})
 	}
@@ -131,12 +136,9 @@ func TestConcurrentCallsAndReloads(t *testing.T) {
 func TestThePathOfARequestAllocatesNothing(t *testing.T) {
 	m := New("v")
 	m.Registered([]string{"charge"}, nil)
-	r := &audit.Record{Tool: "charge", Decision: "dedup", PolicyReason: "ok"}
+	r := &audit.Record{Tool: "charge", Decision: "executed", PolicyReason: "ok", Outcome: "done", SpendUSD: "0"}
 	if n := testing.AllocsPerRun(100, func() {
-		m.Call(r)
-		m.Overhead(time.Millisecond)
-		m.Upstream("charge", time.Second)
-		m.Spend("charge", 1)
+		m.Call(r, time.Millisecond, time.Second)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -147,6 +149,6 @@ func BenchmarkCall(b *testing.B) {
 	m.Registered([]string{"stripe.charge"}, nil)
 	r := &audit.Record{Tool: "stripe.charge", Decision: "dedup", PolicyReason: "ok"}
 	for b.Loop() {
-		m.Call(r)
+		m.Call(r, time.Millisecond, 0)
 	}
 }
