@@ -1,0 +1,51 @@
+# make run    serve on the embedded store, with built-in defaults
+# make test   install what the tests need, then run all of them
+# make lint   formatting, vet, staticcheck
+# make fuzz   every fuzz target for FUZZTIME
+# make bench  the side-by-side benchmarks (minutes; installs nginx)
+# make soak   the long tests (an hour)
+
+GO       ?= go
+RACE     ?=
+FUZZTIME ?= 5s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+export GOBIN := $(CURDIR)/bin/tools
+export CGO_ENABLED ?= 0
+export OO_CORPORA ?= $(abspath ../shared/corpora)
+
+.PHONY: run build test unit e2e lint fuzz bench soak tools clean
+
+run:
+	$(GO) run ./cmd/oo-sidecar serve
+
+build:
+	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/oo-sidecar ./cmd/oo-sidecar
+
+test: tools unit e2e
+
+unit:
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 15m ./...
+
+e2e: build
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -timeout 20m ./...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	cd test && $(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+fuzz:
+	./test/fuzz.sh $(FUZZTIME)
+
+bench: build
+	./bench/run.sh
+
+soak: build
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -timeout 90m ./...
+
+tools:
+	./test/setup.sh
+
+clean:
+	rm -rf bin
