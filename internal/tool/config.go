@@ -25,6 +25,7 @@ type Config struct {
 	AllowEncodedSlash bool              `koanf:"allow_encoded_slash"` // permits %2f in paths; it is never decoded
 	Sensitive         bool              `koanf:"sensitive"`           // raises the audit's risk level
 	NotExecuted       []int             `koanf:"not_executed_statuses"`
+	Source            string            `koanf:"-"` // file (default) | api: where the entry was last changed
 }
 
 // MatchConfig is one pattern of forwarded calls.
@@ -38,6 +39,7 @@ type AuthConfig struct {
 	Type    string   `koanf:"type"`   // hmac_sha256
 	Scheme  string   `koanf:"scheme"` // onceonly (default) | standard-webhooks
 	Secrets []string `koanf:"secrets"`
+	Gone    bool     `koanf:"-"` // secrets were set through the api and cannot be unsealed here; Secrets is empty
 }
 
 // DedupConfig says which calls are the same call and how long answers are kept.

@@ -37,6 +37,7 @@ const (
 // Dedup is a tool's rule of which calls are the same and how long an answer is kept.
 type Dedup struct {
 	Mode              Mode
+	DedupReads        bool          // the mode was written for this tool, so that it holds for GET and HEAD too
 	TTL               time.Duration // of a done answer, from its outcome
 	FailedTTL         time.Duration // of a failed answer
 	Wait              time.Duration // how long a duplicate of a running call waits
