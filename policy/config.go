@@ -16,8 +16,8 @@ type Config struct {
 	MaxCallsPerTool   map[string]int64 `koanf:"max_calls_per_tool"` // per UTC day
 	PricingRules      []PricingRule    `koanf:"pricing_rules"`
 	AllowForceNew     bool             `koanf:"allow_force_new"` // may this agent repeat a done call on purpose
-	Anomaly           string           `koanf:"anomaly"` // observe (default) | disable
-	Source            string           `koanf:"-"`       // file (default) | api: where the entry was last changed
+	Anomaly           string           `koanf:"anomaly"`         // observe (default) | disable
+	Source            string           `koanf:"-"`               // file (default) | api: where the entry was last changed
 }
 
 // PricingRule sets what one call of a tool costs this agent at least.
