@@ -124,9 +124,10 @@ type Call struct {
 	Body    []byte   // arguments, as the agent sent them
 	HasBody bool     // false when the request announced none
 
-	ClientKey string // the agent's Idempotency-Key, unquoted; "" when absent
-	ForceNew  string // label of an intended repeat; "" when none
-	Declared  Money  // what the agent says the call costs
+	ClientKey string   // the agent's Idempotency-Key, unquoted; "" when absent
+	Ignore    []string // JSON pointers of arguments that do not count, beyond those of the tool's rule
+	ForceNew  string   // label of an intended repeat; "" when none
+	Declared  Money    // what the agent says the call costs
 }
 
 // Limits are the caps that bind one call. Nil means no limit, zero means none may pass.
