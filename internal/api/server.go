@@ -1,0 +1,154 @@
+// Package api serves the OnceOnly-compatible API and the native operator's API on net/http. Whoever reaches the
+// listener may be the agent, which can be talked into anything: every request needs a key, and only an operator's
+// key changes what binds an agent.
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/listen"
+)
+
+// Server is the handler of the api listener. Its fields are set once, before Handler is called; what is nil is
+// answered with 501.
+type Server struct {
+	Switches Switchboard
+	Unknowns Unknowns
+	Registry Registry
+	Audit    func(context.Context, audit.Query) ([]audit.Row, error)
+	Status   func() Status
+	Log      *slog.Logger
+	Hosts    []string // further names of the listener
+
+	keys atomic.Pointer[Keyring] // swapped whole
+}
+
+// UseKeys makes ring what the next requests are judged by.
+func (s *Server) UseKeys(ring *Keyring) { s.keys.Store(ring) }
+
+// action serves a request whose key has been found good.
+type action func(w http.ResponseWriter, r *http.Request, by *Key)
+
+// methods are the actions of one path, by method.
+type methods map[string]action
+
+// Handler returns the routes with the rules of the listener around them.
+func (s *Server) Handler() http.Handler {
+	if s.keys.Load() == nil {
+		s.UseKeys(new(Keyring))
+	}
+	mux := http.NewServeMux()
+	for pattern, m := range s.operatorRoutes() {
+		mux.Handle(pattern, s.guard(m, Operator))
+	}
+	mux.Handle("/", s.guard(nil, ""))
+	page := http.NewCrossOriginProtection()
+	page.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fail(w, http.StatusForbidden, problem{"browser_request_denied", "a page of another origin may not call this API"})
+	}))
+	return listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux))))
+}
+
+// operatorRoutes are those that only an operator's key may use.
+func (s *Server) operatorRoutes() map[string]methods {
+	routes := map[string]methods{
+		"/admin/v1/status":           {"GET": s.status},
+		"/admin/v1/agents":           {"GET": s.listAgents},
+		"/admin/v1/unknown":          {"GET": s.listUnknown},
+		"/admin/v1/unknown/resolve":  {"POST": s.resolve},
+		"/admin/v1/audit":            {"GET": s.queryAudit},
+		"/admin/v1/tools":            {"GET": s.listTools, "POST": s.putTool},
+		"/admin/v1/tools/{name}":     {"DELETE": s.deleteTool},
+		"/admin/v1/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
+		"/admin/v1/policies/{agent}": {"DELETE": s.deletePolicy},
+	}
+	for _, prefix := range []string{"/admin/v1", "/v1"} {
+		routes[prefix+"/agents/{id}/disable"] = methods{"POST": s.disable}
+		routes[prefix+"/agents/{id}/enable"] = methods{"POST": s.enable}
+	}
+	return routes
+}
+
+// guard finds out who asks and whether that role may, before anything is said about the path.
+func (s *Server) guard(m methods, needs Role) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.survive(w, r)
+		key := s.keys.Load().authenticate(w, r, time.Now())
+		switch {
+		case key == nil:
+		case m == nil:
+			fail(w, http.StatusNotFound, "Not Found")
+		case needs == Operator && key.Role != Operator:
+			fail(w, http.StatusForbidden, "Forbidden")
+		case m[r.Method] == nil:
+			w.Header().Set("Allow", m.allowed())
+			fail(w, http.StatusMethodNotAllowed, "Method Not Allowed")
+		default:
+			m[r.Method](w, r, key)
+		}
+	})
+}
+
+func (m methods) allowed() string {
+	var names []string
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// survive answers for an action that panicked; its own words are for the log only.
+func (s *Server) survive(w http.ResponseWriter, r *http.Request) {
+	if p := recover(); p != nil {
+		s.Log.Error("a request made the api panic", "method", r.Method, "panic", p)
+		fail(w, http.StatusInternalServerError, "Internal Server Error")
+	}
+}
+
+// broken answers for an error that is nobody's fault outside: in full to the log, as nothing to the caller.
+func (s *Server) broken(w http.ResponseWriter, doing string, err error) {
+	if errors.Is(err, ErrStore) {
+		w.Header().Set("Retry-After", "1")
+		fail(w, http.StatusServiceUnavailable, problem{"store_unavailable", "the change could not be made durable; nothing has changed"})
+	} else {
+		fail(w, http.StatusInternalServerError, "Internal Server Error")
+	}
+	s.Log.Error("the api could not do what it was asked", "doing", doing, "error", err)
+}
+
+// unclean answers paths that ServeMux would redirect: no API path is ever answered with a redirect.
+func unclean(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := r.URL.EscapedPath(); p == "" || p[0] != '/' || path.Clean(p) != p {
+			fail(w, http.StatusNotFound, "Not Found")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// noOrigin refuses pages also where CrossOriginProtection lets them through: it takes GET for harmless.
+func noOrigin(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+			fail(w, http.StatusForbidden, problem{"browser_request_denied", "a page of another origin may not call this API"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// missing answers 501 for what this sidecar was not given.
+func missing(w http.ResponseWriter, what string) {
+	fail(w, http.StatusNotImplemented, problem{"not_supported", what + " are not kept here"})
+}
