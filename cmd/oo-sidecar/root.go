@@ -13,5 +13,6 @@ func newRoot(a *app) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
 	root.AddCommand(newVersion(a))
+	root.AddCommand(newVerifySignature(a))
 	return root
 }
