@@ -1,6 +1,10 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
 
 // newRoot puts the commands together.
 func newRoot(a *app) *cobra.Command {
@@ -11,8 +15,11 @@ func newRoot(a *app) *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return exit{2, fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	})
 	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
-	root.AddCommand(newVersion(a))
+	root.AddCommand(newInit(a), newCheck(a), newCompletion(a), newVersion(a))
 	root.AddCommand(newVerifySignature(a))
 	return root
 }
