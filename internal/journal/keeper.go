@@ -1,0 +1,92 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+)
+
+// keep makes segments ready in the background.
+func (j *Journal) keep() {
+	defer close(j.kept)
+	for {
+		select {
+		case <-j.quit:
+			return
+		case <-j.prepare:
+			j.allocate()
+			j.ready()
+		}
+	}
+}
+
+// allocate reserves the space of the newest segment, so that its frames need no growth of the file.
+func (j *Journal) allocate() {
+	j.mu.Lock()
+	s := j.segments[len(j.segments)-1]
+	j.mu.Unlock()
+	s.rw.RLock()
+	defer s.rw.RUnlock()
+	if s.f != nil && s.allocated.Load() < j.opt.Segment && s.f.Allocate(j.opt.Segment) == nil {
+		s.allocated.Store(j.opt.Segment)
+	}
+}
+
+// ready makes the segment that comes next. On a disk that has no room for it there is none.
+func (j *Journal) ready() {
+	j.mu.Lock()
+	number, have := j.segments[len(j.segments)-1].number+1, j.spare != nil
+	j.mu.Unlock()
+	if have {
+		return
+	}
+	s, err := createSegment(j.fs, filepath.Join(j.opt.Dir, spareName), number, j.id.ID, j.opt.Segment)
+	if err != nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.segments[len(j.segments)-1].number+1 != number { // the committer could not wait for it
+		s.close()
+		_ = j.fs.Remove(s.path)
+		return
+	}
+	j.spare = s
+}
+
+// shut ends the journal: a last frame acknowledges all before it and says that this was no crash.
+func (j *Journal) shut() error {
+	<-j.kept
+	if j.spare != nil {
+		j.spare.close()
+		_ = j.fs.Remove(j.spare.path)
+	}
+	err := j.closeErr
+	if err == nil {
+		err = j.farewell()
+	}
+	for _, s := range append(j.segments, j.ghosts...) {
+		s.close()
+	}
+	j.unlock()
+	return err
+}
+
+func (j *Journal) farewell() error {
+	if j.barren() {
+		return nil
+	}
+	if j.opt.Process {
+		if err := j.seg.f.Sync(); err != nil {
+			return fmt.Errorf("journal: close: %w", err)
+		}
+		j.acked = j.off
+	}
+	b := newBatch(nil)
+	if err := j.put(j.seg, b, frame{header: header{offset: j.off, acked: j.acked, flags: flagClosed}}); err != nil {
+		scrub(j.seg, j.off)
+		return fmt.Errorf("journal: close: %w", errors.Join(err))
+	}
+	_ = j.seg.f.Truncate(int64(j.off))
+	return nil
+}
