@@ -1,0 +1,231 @@
+package proxy
+
+import (
+	"encoding/hex"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+// request is the judged head as govern knows it; the body is still missing. For a head that the gate refused it holds
+// what was read until then, enough for the record.
+func (s *Server) request(c *conn) *govern.Request {
+	h := &c.head
+	r := &govern.Request{ID: newID(), Arrived: time.Now(), Tenant: "default", Agent: s.Identity().Default, Method: h.method, Target: h.dest}
+	switch {
+	case c.inside != "":
+		r.Route, r.Agent = govern.Inside, c.agent
+		r.Target.Scheme, r.Target.Authority = "http", c.inside
+	case h.form == origin:
+		r.Route = govern.Reverse
+		r.Name, _ = toolName(h.dest.Path)
+		r.Target = tool.Target{}
+	case h.form == authority:
+		r.Route = govern.Inside
+	default:
+		r.Route = govern.Forward
+	}
+	r.Header = make([]tool.Header, 0, len(h.fields))
+	for i := range h.fields {
+		readHint(r, &h.fields[i])
+		if !h.dropped(&h.fields[i]) {
+			r.Header = append(r.Header, tool.Header{Name: h.fields[i].name, Value: h.fields[i].value})
+		}
+	}
+	return r
+}
+
+// newID is a request's id: 32 hex digits that no other request has. It is no secret.
+func newID() string {
+	var b [16]byte
+	for i, word := range [2]uint64{rand.Uint64(), rand.Uint64()} {
+		for j := range 8 {
+			b[8*i+j] = byte(word >> (8 * j))
+		}
+	}
+	return hex.EncodeToString(b[:])
+}
+
+// readHint reads the fields by which an agent speaks to the sidecar.
+func readHint(r *govern.Request, f *field) {
+	switch f.kind {
+	case idempotencyKey:
+		r.IdempotencyKey = append(r.IdempotencyKey, f.value)
+	case ours:
+		switch strings.ToLower(f.name) {
+		case "x-onceonly-run-id":
+			r.RunID = f.value
+		case "x-onceonly-tool":
+			r.ToolHint = f.value
+		case "x-onceonly-force-new":
+			r.ForceNew = f.value
+		case "x-onceonly-spend-usd":
+			r.Spend = f.value
+		}
+	}
+}
+
+// toolName is the {name} of /tools/{name}.
+func toolName(path string) (string, bool) {
+	name, ok := strings.CutPrefix(path, "/tools/")
+	if !ok || name == "" || len(name) > 256 {
+		return "", false
+	}
+	for i := range len(name) {
+		c := name[i]
+		if (lower[c] < 'a' || lower[c] > 'z') && (c < '0' || c > '9') && strings.IndexByte("_.:-", c) < 0 {
+			return "", false
+		}
+	}
+	return name, true
+}
+
+// judge is what the wire itself refuses of a request that the gate has let through; nil lets it go on to govern.
+// early says that its body is still to come.
+func (s *Server) judge(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request, early bool) *govern.Reply {
+	h := &c.head
+	if !agrees(ctx, h) || !early && int64(len(ctx.Request.Body())) != c.gate.body {
+		h.close = true
+		return s.Refuse(r, "bad_request", "The request was understood in two ways.")
+	}
+	if s.draining.Load() {
+		return s.Refuse(r, "draining", "")
+	}
+	if h.form == origin && c.inside == "" && s.fromPage(c) {
+		return s.Refuse(r, "browser_request_denied", "Web pages may not use this listener. From another program: send no Origin, and this listener's address as Host (or name the host in proxy.hosts).")
+	}
+	if c.inside == "" && !s.identify(c, r) {
+		return s.Refuse(r, "proxy_auth_required", "")
+	}
+	if h.websocket {
+		return s.Refuse(r, "not_supported", "WebSocket connections are not supported.")
+	}
+	switch {
+	case c.inside != "":
+		return s.judgeInside(c, r)
+	case h.form == origin:
+		return s.judgeTool(h, r)
+	case h.form == absolute:
+		return s.judgeForward(h, r)
+	}
+	return nil
+}
+
+// agrees says whether fasthttp understood the head as the gate judged it.
+func agrees(ctx *fasthttp.RequestCtx, h *head) bool {
+	got := &ctx.Request.Header
+	length := int64(got.ContentLength())
+	if h.chunked {
+		length = 0 // fasthttp tells -1, or 0 once it has read an empty body
+	}
+	return string(got.Method()) == h.method && string(got.RequestURI()) == h.target && string(got.Host()) == h.hostRaw &&
+		max(length, 0) == h.length && got.ConnectionClose() == h.close
+}
+
+// judgeTool takes POST /tools/{name} and refuses every other path of the listener itself.
+func (s *Server) judgeTool(h *head, r *govern.Request) *govern.Reply {
+	switch {
+	case r.Name == "":
+		return s.Refuse(r, "not_found", "This listener serves POST /tools/{name} and proxies absolute URLs and CONNECT.")
+	case h.method != "POST":
+		return s.Refuse(r, "method_not_allowed", "A tool is called with POST.")
+	case h.dest.Query != "":
+		return s.Refuse(r, "bad_request", "/tools/{name} takes its arguments from the body; a query would be dropped.")
+	}
+	return nil
+}
+
+// judgeForward holds an absolute-form request against what a tool host permits.
+func (s *Server) judgeForward(h *head, r *govern.Request) *govern.Reply {
+	snapshot := s.Snapshot()
+	if is, _ := snapshot.Registry.ToolHost(r.Target.Scheme, r.Target.Authority); is {
+		if err := tool.CheckPath(r.Target.Path, snapshot.Registry.EncodedSlash(r.Target)); err != nil {
+			return s.Refuse(r, "bad_request", "The "+err.Error()+".")
+		}
+		if snapshot.Registry.NearMiss(r.Target) {
+			return s.Refuse(r, "bad_request", "The path differs from a tool's only in case or spelling; write it as registered.")
+		}
+	}
+	if h.length > s.maxBody {
+		if _, matches := snapshot.Registry.Match(r.Agent, r.Method, r.Target); matches {
+			return s.Refuse(r, tooLarge(s.maxBody).code, tooLarge(s.maxBody).detail)
+		}
+	}
+	return nil
+}
+
+// judgeInside takes a request in the clear within a tunnel: it must be for the tunnel's own authority.
+func (s *Server) judgeInside(c *conn, r *govern.Request) *govern.Reply {
+	h := &c.head
+	switch {
+	case h.form == authority:
+		return s.Refuse(r, "not_supported", "There is no tunnel within a tunnel.")
+	case h.form == absolute && (h.dest.Scheme != "http" || h.dest.Authority != c.inside), h.host != "" && h.host != c.inside:
+		h.close = true
+		return s.Refuse(r, "bad_request", "The request names another host than the tunnel it came through.")
+	}
+	return s.judgeForward(h, r)
+}
+
+// bodyLimit is the largest body of the request that the gate has just judged.
+func (s *Server) bodyLimit(c *conn) int64 {
+	authority := c.inside
+	if authority == "" && c.head.form == absolute {
+		authority = c.head.dest.Authority
+	}
+	if authority == "" {
+		return s.maxBody
+	}
+	if pass := s.Snapshot().Passthrough; pass != nil && pass(bareHost(authority)) {
+		return max(s.maxBody, passthroughBody)
+	}
+	return s.maxBody
+}
+
+// fromPage says whether a web page may have made this request: pages reach loopback, and the sidecar would add the
+// real credential. Sec-Fetch-Mode alone does not count, Node's fetch sends it.
+func (s *Server) fromPage(c *conn) bool {
+	for i := range c.head.fields {
+		f := &c.head.fields[i]
+		switch {
+		case len(f.name) == len("Origin") && strings.EqualFold(f.name, "Origin"):
+			return true
+		case len(f.name) == len("Sec-Fetch-Site") && strings.EqualFold(f.name, "Sec-Fetch-Site") && f.value != "none":
+			return true
+		}
+	}
+	return c.head.host != "" && !s.ownHost(c)
+}
+
+// ownHost says whether the Host is the listener's own address, localhost or in proxy.hosts. A name that an attacker's
+// DNS has turned to loopback is none of them.
+func (s *Server) ownHost(c *conn) bool {
+	host := bareHost(c.head.host)
+	if host == "localhost" {
+		return true
+	}
+	for _, own := range s.hosts {
+		if own == host || own == c.head.host {
+			return true
+		}
+	}
+	local := c.LocalAddr().String()
+	return local == c.head.host || bareHost(local) == host && !hasPort(c.head.hostRaw)
+}
+
+func lowered(hosts []string) []string {
+	out := make([]string, len(hosts))
+	for i, h := range hosts {
+		out[i] = strings.ToLower(h)
+		if ip := net.ParseIP(h); ip != nil && ip.To4() == nil {
+			out[i] = "[" + ip.String() + "]"
+		}
+	}
+	return out
+}

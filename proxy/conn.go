@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// How long a connection may keep the sidecar waiting.
+const (
+	idleTimeout  = 3 * time.Minute  // for the next request
+	headTimeout  = 10 * time.Second // from a head's first byte to its last
+	bodyTimeout  = 30 * time.Second // between two reads of a body
+	writeTimeout = 30 * time.Second // for a piece of an answer
+	lingerTime   = 2 * time.Second  // for the rest of a refused request
+	lingerBytes  = 1 << 20
+)
+
+// conn is an agent's connection under the fasthttp server. Reading, it is the gate: fasthttp sees no byte of a request
+// before its head was judged, none of a body before its framing was, and none of a request before the one before it
+// was answered. Writing, it is deaf: fasthttp reorders headers and reports no error once the handler has returned, so
+// answers are written past it (reply.go) and what it writes itself goes nowhere.
+//
+// A conn belongs to the goroutine that serves it; only Close and abort may come from another one.
+type conn struct {
+	net.Conn
+	s    *Server
+	once sync.Once // of Close
+
+	buf  []byte // buf[r:w] came from the peer and was not handed on
+	r, w int
+	gate gate
+	head head // of the request being served, or of the refused one
+	memo memo
+
+	inside   string // the authority of the tunnel this connection speaks in; "" for the listener's own
+	agent    string // of the tunnel, identified by its CONNECT
+	began    time.Time
+	readBy   time.Time // the read deadline, zero when there is none
+	writeBy  time.Time
+	out      []byte // the answer being written
+	answered bool   // something of an answer to the request was written
+	failed   error  // of a write: the peer is gone
+}
+
+func newConn(s *Server, c net.Conn) *conn {
+	return &conn{Conn: c, s: s, buf: make([]byte, 4<<10)}
+}
+
+// Read gives fasthttp the next judged bytes. After a refusal it has been answered already and all that is left is EOF.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.gate.read(c, p)
+	if f, ok := errors.AsType[*fault](err); ok {
+		c.gate.phase = refused
+		c.s.refuse(c, f)
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// Write drops what fasthttp writes.
+func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
+
+// Close closes the connection once.
+func (c *conn) Close() error {
+	err := net.ErrClosed
+	c.once.Do(func() {
+		c.s.forget(c)
+		err = c.Conn.Close()
+	})
+	return err
+}
+
+// fill reads from the peer into the buffer, which it grows up to limit bytes.
+func (c *conn) fill(limit int, by time.Time) error {
+	if c.r == c.w {
+		c.r, c.w = 0, 0
+	} else if c.w == len(c.buf) && c.r > 0 {
+		c.w = copy(c.buf, c.buf[c.r:c.w])
+		c.r = 0
+	}
+	if c.w == len(c.buf) {
+		grown := make([]byte, max(len(c.buf), min(2*len(c.buf), limit)))
+		c.w = copy(grown, c.buf[:c.w])
+		c.buf = grown
+	}
+	c.setReadBy(by)
+	n, err := c.Conn.Read(c.buf[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// setReadBy moves the read deadline if it is not about there already: a timer costs more than a small request.
+func (c *conn) setReadBy(by time.Time) {
+	if d := by.Sub(c.readBy); d < 0 || d > time.Until(by)/2 {
+		c.readBy = by
+		_ = c.SetReadDeadline(by)
+	}
+}
+
+// send writes all of p to the peer. Its first error is the last thing the peer is told.
+func (c *conn) send(p []byte) error {
+	for len(p) > 0 && c.failed == nil {
+		piece := p[:min(len(p), 256<<10)]
+		if now := time.Now(); c.writeBy.Sub(now) < writeTimeout {
+			c.writeBy = now.Add(2 * writeTimeout)
+			_ = c.SetWriteDeadline(c.writeBy)
+		}
+		var n int
+		n, c.failed = c.Conn.Write(piece)
+		p = p[n:]
+	}
+	return c.failed
+}
+
+// linger reads what is left of a refused request, in bounds, so that the peer gets to read its answer: closing a
+// socket with unread bytes resets it.
+func (c *conn) linger() {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+}
+
+// readRaw reads what the peer sends past the gate, for tunnels: first what the buffer holds.
+func (c *conn) readRaw(p []byte) (int, error) {
+	if c.r < c.w {
+		n := copy(p, c.buf[c.r:c.w])
+		c.r += n
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// abort ends the connection so that the peer cannot take what it got for whole.
+func (c *conn) abort() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.gate.phase = refused
+	_ = c.Close()
+}
+
+// gone says whether the peer has closed its side, without waiting and without taking a byte.
+func (c *conn) gone() bool {
+	if c.failed != nil {
+		return true
+	}
+	tcp, ok := c.Conn.(syscall.Conn)
+	if !ok || c.r < c.w {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
+	})
+	return gone || err != nil
+}
+
+// timedOut says whether err is a passed deadline.
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

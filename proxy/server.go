@@ -1,0 +1,298 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+)
+
+// Bounds of the listener.
+const (
+	maxConns        = 8192     // connections at once; one more is told 503 and closed
+	passthroughBody = 64 << 20 // of requests to hosts that are no tools: prompts carry pictures
+	bodyBuffer      = 64 << 10 // a request body up to this size is copied out of a pooled buffer, a larger one taken
+)
+
+// Backend is what the listener asks of the rest of the sidecar. All functions may be called at the same time.
+type Backend struct {
+	// Govern takes one request through the whole sequence. Its context does not end with the agent's connection.
+	Govern func(context.Context, *govern.Request) *govern.Reply
+	// Refuse answers a request that the wire refuses itself, and leaves its record.
+	Refuse func(r *govern.Request, code, detail string) *govern.Reply
+	// Snapshot is what one request sees of registry and hosts.
+	Snapshot func() *govern.Snapshot
+	// Identity says who may ask; swapped whole on reload.
+	Identity func() *Identity
+	// Disabled is the kill switch.
+	Disabled func(agent string) bool
+	// Tunnelled leaves the record of an opaque tunnel that was opened, and counts it.
+	Tunnelled func(r *govern.Request)
+	// Dial opens the far end of an opaque tunnel; its errors are those of govern.Sender.
+	Dial func(ctx context.Context, authority string) (net.Conn, error)
+	// Addresses are those that calls to the host would be sent to now.
+	Addresses func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Log takes what an operator should know.
+	Log func(level slog.Level, msg string, args ...any)
+}
+
+// Server is the proxy listener: forward proxy, tunnels and /tools/{name}.
+type Server struct {
+	Backend
+	hosts       []string // proxy.hosts, lower case
+	maxBody     int64
+	headerBytes int
+	tunnelIdle  time.Duration
+
+	fast     *fasthttp.Server
+	base     context.Context // of the calls; set by Serve
+	draining atomic.Bool
+	running  atomic.Int64  // requests being served, tunnels included
+	idle     chan struct{} // told when running falls to 0 while draining
+
+	mu        sync.Mutex
+	listeners []net.Listener       // guarded by mu
+	conns     map[*conn]struct{}   // guarded by mu
+	tunnels   map[*tunnel]struct{} // guarded by mu
+}
+
+// New makes a listener of the section `proxy`. headerBytes is limits.header_bytes.
+func New(c Config, headerBytes int, b Backend) (*Server, error) {
+	if headerBytes < 1024 {
+		return nil, errors.New("limits.header_bytes: less than 1KiB leaves no room for ordinary requests")
+	}
+	if c.MaxRequestBytes <= 0 {
+		return nil, errors.New("proxy.max_request_bytes: must be more than 0")
+	}
+	s := &Server{
+		Backend: b, hosts: lowered(c.Hosts), maxBody: int64(c.MaxRequestBytes), headerBytes: headerBytes, tunnelIdle: c.TunnelIdle,
+		idle: make(chan struct{}, 1), conns: map[*conn]struct{}{}, tunnels: map[*tunnel]struct{}{}, base: context.Background(),
+	}
+	s.fast = &fasthttp.Server{
+		Handler: s.handle, ErrorHandler: s.misread, ExpectHandler: s.expect,
+		Concurrency:           2 * maxConns, // the listener counts
+		ReadBufferSize:        headerBytes + 512,
+		WriteBufferSize:       256, // what fasthttp writes goes nowhere
+		MaxRequestBodySize:    int(max(s.maxBody, passthroughBody)),
+		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
+		DisableHeaderNamesNormalizing: true, DisablePreParseMultipartForm: true,
+		LazyRequestTime: true, SecureErrorLogMessage: true, Logger: silent{},
+	}
+	return s, nil
+}
+
+// silent drops fasthttp's log: it speaks of connections that the gate has dealt with.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+// Serve answers on ln until Shutdown, or returns the listener's error. Calls run under ctx: ending it abandons them,
+// as a crash would.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	s.mu.Lock()
+	s.base = ctx
+	s.listeners = append(s.listeners, ln)
+	s.mu.Unlock()
+	return s.fast.Serve(&listener{ln, s})
+}
+
+// Shutdown answers new calls with 503 draining until the running ones have ended or ctx has, then closes the listener
+// and every connection. It returns ctx's error when something was still running.
+func (s *Server) Shutdown(ctx context.Context) (err error) {
+	s.draining.Store(true)
+	for s.running.Load() > 0 && err == nil {
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	listeners, conns := s.listeners, make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, ln := range listeners {
+		_ = ln.Close()
+	}
+	s.CloseTunnels("*")
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	return err
+}
+
+// Running is the number of requests and tunnels that are being served.
+func (s *Server) Running() int64 { return s.running.Load() }
+
+// enter counts a request in; leave counts it out again.
+func (s *Server) enter() { s.running.Add(1) }
+
+func (s *Server) leave() {
+	if s.running.Add(-1) == 0 && s.draining.Load() {
+		select {
+		case s.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// listener wraps accepted connections into the gate.
+type listener struct {
+	net.Listener
+	s *Server
+}
+
+const overloaded = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		if err != nil {
+			return nil, closedIsEOF(err)
+		}
+		c := newConn(l.s, nc)
+		if l.s.remember(c) {
+			return c, nil
+		}
+		_ = nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = nc.Write([]byte(overloaded))
+		_ = nc.Close()
+	}
+}
+
+// closedIsEOF tells fasthttp that a closed listener is an end and no failure.
+func closedIsEOF(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return io.EOF
+	}
+	return err
+}
+
+func (s *Server) remember(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) >= maxConns {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	return true
+}
+
+func (s *Server) forget(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// handle serves one request that gate and fasthttp have read.
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	c := ctx.Conn().(*conn)
+	s.enter()
+	defer s.leave()
+	c.gate.taken = true
+	r := s.request(c)
+	defer s.rescue(ctx, c, r)
+	if reply := s.judge(ctx, c, r, false); reply != nil {
+		s.answer(ctx, c, reply)
+		return
+	}
+	if c.head.form == authority {
+		s.connect(c, r)
+		ctx.SetConnectionClose()
+		return
+	}
+	r.Body, r.HasBody = takeBody(ctx), c.head.hasBody()
+	s.answer(ctx, c, s.Govern(s.base, r))
+}
+
+// answer writes the reply and tells fasthttp whether the connection goes on.
+func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, reply *govern.Reply) {
+	if !c.reply(s.base, reply, s.draining.Load()) {
+		ctx.SetConnectionClose()
+	}
+}
+
+// rescue ends a request in which the sidecar itself failed.
+func (s *Server) rescue(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request) {
+	x := recover()
+	if x == nil {
+		return
+	}
+	s.Log(slog.LevelError, "serving a request made the sidecar panic", "request_id", r.ID, "panic", fmt.Sprint(x), "stack", string(debug.Stack()))
+	ctx.SetConnectionClose()
+	if c.answered {
+		c.abort()
+		return
+	}
+	c.head.close = true
+	c.reply(s.base, s.Refuse(r, "internal", ""), true)
+}
+
+// takeBody is the request's body, owned by the caller.
+func takeBody(ctx *fasthttp.RequestCtx) []byte {
+	body := ctx.Request.Body()
+	if len(body) > bodyBuffer {
+		return ctx.Request.SwapBody(nil)
+	}
+	return append([]byte(nil), body...)
+}
+
+// misread is called when fasthttp could not read a request. Either the gate has refused it and answered already, or
+// the two do not agree.
+func (s *Server) misread(ctx *fasthttp.RequestCtx, _ error) {
+	c := ctx.Conn().(*conn)
+	if c.gate.phase == refused {
+		return
+	}
+	c.gate.phase = refused
+	s.refuse(c, malformed("The request was understood in two ways."))
+}
+
+// expect answers Expect: 100-continue, which only the refusals that need no body can keep from being sent.
+func (s *Server) expect(ctx *fasthttp.RequestCtx) int {
+	c := ctx.Conn().(*conn)
+	s.enter()
+	defer s.leave()
+	r := s.request(c)
+	defer s.rescue(ctx, c, r)
+	if reply := s.judge(ctx, c, r, true); reply != nil {
+		c.gate.phase = refused
+		c.head.close = true
+		c.reply(s.base, reply, true)
+		c.linger()
+		return reply.Status
+	}
+	if c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n")) != nil {
+		return fasthttp.StatusBadRequest
+	}
+	return fasthttp.StatusContinue
+}
+
+// refuse answers a request that the gate stopped, and leaves the connection to be closed.
+func (s *Server) refuse(c *conn, f *fault) {
+	s.enter()
+	defer s.leave()
+	r := s.request(c)
+	defer func() {
+		if x := recover(); x != nil {
+			s.Log(slog.LevelError, "refusing a request made the sidecar panic", "request_id", r.ID, "panic", fmt.Sprint(x))
+		}
+	}()
+	c.head.close = true
+	if c.reply(s.base, s.Refuse(r, f.code, f.detail), true); c.failed == nil {
+		c.linger()
+	}
+}

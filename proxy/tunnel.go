@@ -1,0 +1,277 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+)
+
+// tunnelStart is how long an agent has to send the first bytes that say what its tunnel carries.
+const tunnelStart = 30 * time.Second
+
+// Way is what becomes of a tunnel.
+type way uint8
+
+const (
+	opaque    way = iota // bytes pass unread, but for the first
+	forwarded            // opaque, to a host that the operator named in passthrough
+	clearOnly            // to a tool's host: HTTP in the clear is read and governed, all else is refused
+)
+
+// connect serves a CONNECT. It is routed by its target alone: clients send it without a Host.
+func (s *Server) connect(c *conn, r *govern.Request) {
+	c.head.close = true
+	way, refusal := s.judgeTunnel(r)
+	if refusal != nil {
+		c.reply(s.base, refusal, true)
+		return
+	}
+	t := &tunnel{s: s, c: c, r: r, way: way}
+	if way != clearOnly {
+		if refusal := t.dial(s.base); refusal != nil {
+			c.reply(s.base, refusal, true)
+			return
+		}
+		defer t.far.Close()
+	}
+	s.track(t)
+	defer s.untrack(t)
+	if s.Disabled(r.Agent) { // it may have been switched off before the tunnel could be found
+		c.reply(s.base, s.Refuse(r, "agent_disabled", ""), true)
+		return
+	}
+	c.answered = true
+	if c.send([]byte("HTTP/1.1 200 Connection established\r\nX-Request-Id: "+r.ID+"\r\n\r\n")) == nil {
+		t.run()
+	}
+}
+
+// judgeTunnel decides by name. A tool's host is never tunnelled to: that would be the way around the policy.
+func (s *Server) judgeTunnel(r *govern.Request) (way, *govern.Reply) {
+	if s.Disabled(r.Agent) {
+		return 0, s.Refuse(r, "agent_disabled", "")
+	}
+	snapshot := s.Snapshot()
+	tls, httpsOnly := snapshot.Registry.ToolHost("https", r.Target.Authority)
+	clear, _ := snapshot.Registry.ToolHost("http", r.Target.Authority)
+	switch {
+	case tls && httpsOnly:
+		return 0, s.refuseTunnel(r, "by name")
+	case tls || clear:
+		return clearOnly, nil
+	case snapshot.Passthrough != nil && snapshot.Passthrough(bareHost(r.Target.Authority)):
+		return forwarded, nil
+	case snapshot.Unregistered == govern.Deny:
+		return 0, s.Refuse(r, "tool_not_registered", "No tool is registered on "+r.Target.Authority+"; an operator can register it or list it in proxy.passthrough.")
+	}
+	return opaque, nil
+}
+
+func (s *Server) refuseTunnel(r *govern.Request, how string) *govern.Reply {
+	return s.Refuse(r, "destination_denied", "The tunnel leads to a tool's host ("+how+"). Call the tool by POST /tools/{name}, or through this proxy with an http:// URL, which is sent over TLS; or switch interception on.")
+}
+
+// dial opens the far end and refuses it when it is a tool's host under another name.
+func (t *tunnel) dial(ctx context.Context) *govern.Reply {
+	far, err := t.s.Dial(ctx, t.r.Target.Authority)
+	switch {
+	case errors.Is(err, govern.ErrDestination):
+		return t.s.Refuse(t.r, "destination_denied", err.Error())
+	case err != nil:
+		return t.s.Refuse(t.r, "upstream_unreachable", err.Error())
+	}
+	t.far = far
+	if t.way == opaque && t.s.isToolAddress(ctx, far, t.r.Target.Authority) {
+		far.Close()
+		return t.s.refuseTunnel(t.r, "by its address")
+	}
+	return nil
+}
+
+// isToolAddress says whether the connection's peer, or any address of the tunnel's target, is one that a tool on the
+// same port has now.
+func (s *Server) isToolAddress(ctx context.Context, far net.Conn, target string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	host, port, _ := net.SplitHostPort(target)
+	mine, _ := s.Addresses(ctx, host)
+	if peer, ok := far.RemoteAddr().(*net.TCPAddr); ok && strconv.Itoa(peer.Port) == port {
+		mine = append(mine, peer.AddrPort().Addr().Unmap())
+	}
+	registry := s.Snapshot().Registry
+	for _, name := range registry.HostNames() {
+		if tls, _ := registry.ToolHost("https", name+":"+port); !tls {
+			continue
+		}
+		theirs, _ := s.Addresses(ctx, trimBrackets(name))
+		if overlap(mine, theirs) {
+			return true
+		}
+	}
+	return false
+}
+
+func overlap(a, b []netip.Addr) bool {
+	for _, x := range a {
+		for _, y := range b {
+			if x == y {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func trimBrackets(host string) string {
+	if len(host) > 2 && host[0] == '[' {
+		return host[1 : len(host)-1]
+	}
+	return host
+}
+
+// tunnel is one CONNECT that was let through.
+type tunnel struct {
+	s    *Server
+	c    *conn // the agent
+	r    *govern.Request
+	way  way
+	far  net.Conn     // nil for clearOnly
+	last atomic.Int64 // when a byte last passed, Unix nanoseconds
+}
+
+func (s *Server) track(t *tunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tunnels[t] = struct{}{}
+}
+
+func (s *Server) untrack(t *tunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.tunnels, t)
+}
+
+// CloseTunnels ends the agent's tunnels at once, everyone's for "*". The kill switch calls it.
+func (s *Server) CloseTunnels(agent string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t := range s.tunnels {
+		if agent == "*" || agent == t.r.Agent {
+			_ = t.c.Conn.Close()
+			if t.far != nil {
+				_ = t.far.Close()
+			}
+		}
+	}
+}
+
+// run reads what the tunnel carries and serves it. A far end that speaks first is heard meanwhile.
+func (t *tunnel) run() {
+	if t.way == clearOnly {
+		t.runClear()
+		return
+	}
+	t.last.Store(time.Now().UnixNano())
+	var back sync.WaitGroup
+	back.Go(func() { t.pump(t.c.Conn, t.far, t.far.Read) })
+	t.runOut()
+	back.Wait()
+}
+
+// runClear governs HTTP in the clear and refuses anything else.
+func (t *tunnel) runClear() {
+	_ = t.c.SetReadDeadline(time.Now().Add(tunnelStart))
+	t.c.readBy = time.Time{}
+	first := make([]byte, 1)
+	if n, err := t.c.readRaw(first); n == 0 || err != nil {
+		t.s.Tunnelled(t.r)
+		return
+	}
+	if first[0] < 'A' || first[0] > 'Z' {
+		t.s.refuseTunnel(t.r, "and carries TLS or another protocol than HTTP")
+		return
+	}
+	t.inside(first)
+}
+
+// inside serves the HTTP requests that the tunnel carries in the clear, governed like any other. began are their first
+// bytes.
+func (t *tunnel) inside(began []byte) {
+	c := newConn(t.s, t.c.Conn)
+	c.inside, c.agent = t.r.Target.Authority, t.r.Agent
+	c.buf = append(append(c.buf[:0], began...), t.c.buf[t.c.r:t.c.w]...)
+	c.w = len(c.buf)
+	c.buf = c.buf[:cap(c.buf)]
+	t.s.untrack(t) // each request asks the kill switch by itself
+	t.s.leave()
+	defer t.s.enter()
+	_ = t.s.fast.ServeConn(c)
+}
+
+// runOut passes what the agent sends, once its first bytes were judged.
+func (t *tunnel) runOut() {
+	began, refusal := t.judgeStart()
+	switch {
+	case refusal != "":
+		t.s.refuseTunnel(t.r, refusal)
+		t.close()
+		return
+	case len(began) > 0 && isHTTP(began):
+		t.far.Close()
+		t.inside(began)
+		return
+	}
+	t.s.Tunnelled(t.r)
+	if len(began) > 0 && t.write(t.far, began) != nil {
+		t.close()
+		return
+	}
+	t.pump(t.far, t.c.Conn, t.c.readRaw)
+}
+
+func (t *tunnel) close() {
+	_ = t.c.Conn.Close()
+	_ = t.far.Close()
+}
+
+// pump copies one direction. Its end is passed on; a tunnel in which no byte passed either way for tunnel_idle ends.
+func (t *tunnel) pump(to, from net.Conn, read func([]byte) (int, error)) {
+	buf := make([]byte, 32<<10)
+	for {
+		last := time.Unix(0, t.last.Load())
+		_ = from.SetReadDeadline(last.Add(t.s.tunnelIdle))
+		n, err := read(buf)
+		if n > 0 && t.write(to, buf[:n]) != nil {
+			t.close()
+			return
+		}
+		switch {
+		case err == nil:
+		case timedOut(err) && t.last.Load() != last.UnixNano():
+		case isEOF(err):
+			if half, ok := to.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+				return
+			}
+			t.close()
+			return
+		default:
+			t.close()
+			return
+		}
+	}
+}
+
+func (t *tunnel) write(to net.Conn, p []byte) error {
+	now := time.Now()
+	t.last.Store(now.UnixNano())
+	_ = to.SetWriteDeadline(now.Add(t.s.tunnelIdle))
+	_, err := to.Write(p)
+	return err
+}

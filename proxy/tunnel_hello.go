@@ -1,0 +1,78 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxHello bounds the bytes that are read of a ClientHello before it is judged.
+const maxHello = 64 << 10
+
+// judgeStart reads the tunnel's first bytes. Of TLS it reads the whole ClientHello: one that names a tool's host is
+// refused whatever the CONNECT said. An agent that says nothing leaves the word to the far end.
+func (t *tunnel) judgeStart() (began []byte, refusal string) {
+	_ = t.c.SetReadDeadline(time.Now().Add(max(t.s.tunnelIdle, time.Second)))
+	t.c.readBy = time.Time{}
+	buf := make([]byte, 4<<10)
+	n, err := t.c.readRaw(buf)
+	if n == 0 || err != nil {
+		return nil, ""
+	}
+	if buf[0] != recordHandshake {
+		return buf[:n], ""
+	}
+	name, began, ok := serverName(io.MultiReader(bytes.NewReader(buf[:n]), rawReader{t.c}))
+	switch {
+	case !ok:
+		return nil, "or not: its ClientHello cannot be read"
+	case name != "" && slices.Contains(t.s.Snapshot().Registry.HostNames(), plainName(name)):
+		return nil, "by the server name in its ClientHello"
+	}
+	return began, ""
+}
+
+// recordHandshake is the first byte of a TLS connection.
+const recordHandshake = 0x16
+
+type rawReader struct{ c *conn }
+
+func (r rawReader) Read(p []byte) (int, error) { return r.c.readRaw(p) }
+
+// serverName reads a ClientHello, which may be spread over several records, and returns the server name it asks for
+// ("" for none) and every byte that was read.
+func serverName(from io.Reader) (name string, read []byte, ok bool) {
+	var seen bytes.Buffer
+	listener := tls.Server(helloConn{r: io.TeeReader(io.LimitReader(from, maxHello), &seen)}, &tls.Config{
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			name, ok = hello.ServerName, true
+			return nil, errHeard
+		},
+	})
+	_ = listener.Handshake() // never succeeds
+	return name, seen.Bytes(), ok
+}
+
+var errHeard = errors.New("the ClientHello has been read")
+
+// helloConn lets crypto/tls read a ClientHello and nothing else.
+type helloConn struct {
+	net.Conn // nil: nothing else is called
+	r        io.Reader
+}
+
+func (h helloConn) Read(p []byte) (int, error)  { return h.r.Read(p) }
+func (h helloConn) Write(p []byte) (int, error) { return len(p), nil }
+
+// isHTTP says whether the bytes begin an HTTP request, as clients send it that tunnel even http:// URLs.
+func isHTTP(b []byte) bool {
+	method, rest, ok := strings.Cut(string(b[:min(len(b), 64)]), " ")
+	return ok && isMethod(method) && (strings.HasPrefix(rest, "/") || strings.HasPrefix(strings.ToLower(rest), "http") || strings.HasPrefix(rest, "*"))
+}
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) }
