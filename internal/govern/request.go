@@ -125,6 +125,8 @@ type Answer struct {
 	Body   io.ReadCloser // io.EOF means whole; any other error that it was cut. Each Read is bounded by Attempt.Timeout
 	// Events says that the tool streams (text/event-stream or chunked): pass on as it comes.
 	Events bool
+	// Deadline bounds the reading of the whole body from now on; without it each Read is bounded by Attempt.Timeout.
+	Deadline func(time.Time)
 }
 
 // Kinds of errors of Send, beside those of the context.

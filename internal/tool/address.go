@@ -130,6 +130,15 @@ func hostOf(authority string) string {
 	return authority
 }
 
+// HostHeader is the authority as the Host header of a request spells it: without the scheme's own port. A signature over
+// the authority as sent signs this text.
+func (t Target) HostHeader() string {
+	if t.Scheme == "https" {
+		return strings.TrimSuffix(t.Authority, ":443")
+	}
+	return strings.TrimSuffix(t.Authority, ":80")
+}
+
 // String is the target as a URL, with its port.
 func (t Target) String() string {
 	s := t.Scheme + "://" + t.Authority + t.Path
