@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+
+	"github.com/spf13/cobra"
+)
+
+// agentState is what the api says of an agent.
+type agentState struct {
+	AgentID        string  `json:"agent_id"`
+	IsEnabled      bool    `json:"is_enabled"`
+	DisabledReason *string `json:"disabled_reason"`
+	DisabledAt     *string `json:"disabled_at"`
+}
+
+func newAgent(a *app) *cobra.Command {
+	return group("agent", "List agents, switch one off and on again", newAgentList(a), newAgentDisable(a), newAgentEnable(a))
+}
+
+func newAgentList(a *app) *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "ls", Short: "List the agents that have a policy, a call or a switch", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect()
+			if err != nil {
+				return err
+			}
+			agents := []agentState{}
+			if err := c.call(cmd.Context(), "GET", "/admin/v1/agents", nil, &agents); err != nil {
+				return err
+			}
+			t := &table{head: []string{"AGENT", "STATE", "SINCE", "REASON"}}
+			for _, s := range agents {
+				t.add(s.AgentID, s.word(), text(s.DisabledAt), text(s.DisabledReason))
+			}
+			return o.write(a.stdout, agents, t, "no agents yet")
+		},
+	}
+	o.register(cmd)
+	return cmd
+}
+
+func newAgentDisable(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "disable ID", Short: "Refuse every further call of an agent, or of all with '*'", Args: cobra.ExactArgs(1),
+		Long: "Refuse every further call of an agent, or of all with '*'. It binds at once and survives restarts. Calls that run go on to their end and are recorded; the agent's tunnels are closed.",
+		RunE: func(cmd *cobra.Command, args []string) error { return a.turn(cmd, args[0], "disable", reason) },
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why; it stands in the audit (required)")
+	cmd.MarkFlagRequired("reason")
+	return cmd
+}
+
+func newAgentEnable(a *app) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "enable ID", Short: "Let an agent call again", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.turn(cmd, args[0], "enable", reason) },
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why; it stands in the audit")
+	return cmd
+}
+
+func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
+	c, err := a.connect()
+	if err != nil {
+		return err
+	}
+	var s agentState
+	path := "/admin/v1/agents/" + url.PathEscape(id) + "/" + verb
+	if err := c.call(cmd.Context(), "POST", path, map[string]string{"reason": reason}, &s); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "agent %s is %s\n", printable(s.AgentID), s.word())
+	return err
+}
+
+func (s *agentState) word() string {
+	if s.IsEnabled {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
