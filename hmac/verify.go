@@ -150,7 +150,7 @@ func (k *Keys) VerifyWebhook(r *Received, now time.Time) error {
 	failure := ErrMalformed
 	for signature := range strings.SplitSeq(text, " ") {
 		encoded, ok := strings.CutPrefix(signature, "v1,")
-		sum, err := base64.StdEncoding.DecodeString(encoded)
+		sum, err := base64.StdEncoding.Strict().DecodeString(encoded)
 		if !ok || err != nil || len(sum) != sha256.Size {
 			continue // another version, or none of ours
 		}
