@@ -69,6 +69,7 @@ func (r *reader) Marshal(map[string]any) ([]byte, error) { return nil, errors.Er
 
 // parse reads the only document of data; nil when there is nothing in it.
 func (r *reader) parse(data []byte) (*yaml.Node, error) {
+	data = jsonAsYAML(data)
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	if err := d.Decode(&doc); errors.Is(err, io.EOF) {

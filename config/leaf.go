@@ -54,7 +54,7 @@ func (r *reader) leaf(n *yaml.Node, t reflect.Type, s spot) (any, bool) {
 	case (t == duration || t == size) && (tag == "!!int" || tag == "!!float"):
 		return r.fault(n, s, fmt.Sprintf("the bare number %s has no unit", n.Value), "write "+withUnit(t, n.Value))
 	case t.Kind() == reflect.Bool && tag != "!!bool" && written:
-		return r.fault(n, s, "must be true or false", "write it without quotes")
+		return r.fault(n, s, "must be true or false", "write it so, without quotes")
 	case isNumber(t) && tag != "!!int" && written:
 		return r.fault(n, s, "must be a whole number", "write it without quotes, fractions and units")
 	}

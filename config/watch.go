@@ -16,7 +16,8 @@ import (
 const settle = 100 * time.Millisecond
 
 // Watch calls changed, from one goroutine, after the content of the file at path has changed, until ctx ends. It watches
-// directories, so it survives what replaces the file: editors that rename, and the swapped symlinks of a ConfigMap.
+// directories, so it survives what replaces the file: editors that rename, and the swapped symlinks of a ConfigMap. Call
+// it before the first Load, and no change is missed. Files that ${file:…} names are not watched.
 func Watch(ctx context.Context, path string, changed func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
