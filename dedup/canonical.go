@@ -8,7 +8,7 @@ import (
 // Bounds of JSON arguments. They keep the canonical form small and the same for every reader.
 const (
 	MaxDepth    = 64        // of arrays and objects inside each other
-	MaxDigits   = 64        // of a number as written, before its exponent
+	MaxDigits   = 64        // of a number as written, from its first that is not 0 on, without the exponent's
 	MaxExponent = 999999    // of a number as written and in normal form, either sign
 	maxText     = 512 << 20 // bytes; the canonical form is at most six times as long
 )

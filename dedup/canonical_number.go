@@ -6,8 +6,7 @@ import "strconv"
 type decimal struct {
 	negative bool
 	digits   [MaxDigits]byte
-	n        int // digits held
-	written  int // digits written so far, zeros in front included
+	n        int
 	point    int
 }
 
@@ -33,12 +32,12 @@ func (s *scanner) number(i int) int {
 	}
 	d.point = d.n
 	if i < len(s.src) && s.src[i] == '.' {
-		before := d.written
-		if i = s.digits(i+1, &d); i < 0 {
+		fraction := i + 1
+		if i = s.digits(fraction, &d); i < 0 {
 			return i
 		}
 		if d.point == 0 { // zeros behind the point move it to the left
-			d.point = d.n - (d.written - before)
+			d.point = d.n - (i - fraction)
 		}
 	}
 	exponent := 0
@@ -59,13 +58,14 @@ func (s *scanner) number(i int) int {
 func (s *scanner) digits(i int, d *decimal) int {
 	first := i
 	for ; i < len(s.src) && s.src[i]-'0' <= 9; i++ {
-		if d.written++; d.written > MaxDigits {
+		if d.n == 0 && s.src[i] == '0' {
+			continue
+		}
+		if d.n == MaxDigits {
 			return s.fail(TooManyDigits, i)
 		}
-		if d.n > 0 || s.src[i] != '0' {
-			d.digits[d.n] = s.src[i]
-			d.n++
-		}
+		d.digits[d.n] = s.src[i]
+		d.n++
 	}
 	if i == first {
 		return s.fail(BadNumber, i)
@@ -123,7 +123,7 @@ func (d *decimal) append(dst []byte) []byte {
 		return appendZeros(append(dst, digits...), point-d.n)
 	case 0 < point && point <= fixedDigits:
 		return append(append(append(dst, digits[:point]...), '.'), digits[point:]...)
-	case -fixedZeros <= point && point <= 0 && 1-point+d.n <= MaxDigits:
+	case -fixedZeros <= point && point <= 0:
 		return append(appendZeros(append(dst, "0."...), -point), digits...)
 	}
 	if dst = append(dst, digits[0]); d.n > 1 {
