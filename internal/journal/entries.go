@@ -70,22 +70,21 @@ func (j *Journal) extents() []extent {
 	x := make([]extent, len(j.segments))
 	for i, s := range j.segments {
 		x[i] = extent{s, s.span}
+		x[i].bodies = nil // changes under mu
 	}
 	return x
 }
 
-// Entries yields what was durable when it was called, from seq on, the journal's own kinds included. A segment that is
-// dropped meanwhile is left out. The iteration ends after an error.
+// Entries yields what was durable when the iteration began, from seq on, the journal's own kinds included. A segment
+// that is dropped meanwhile is left out. The iteration ends after an error.
 func (j *Journal) Entries(from uint64) iter.Seq2[Stored, error] {
-	return func(yield func(Stored, error) bool) {
-		now := j.Now().UnixNano()
-		for _, x := range j.extents() {
-			if x.last < from {
-				continue
-			}
-			if !x.read(from, now, yield) {
-				return
-			}
+	return func(yield func(Stored, error) bool) { readAll(j.extents(), from, j.Now().UnixNano(), yield) }
+}
+
+func readAll(spans []extent, from uint64, now int64, yield func(Stored, error) bool) {
+	for _, x := range spans {
+		if x.last >= from && !x.read(from, now, yield) {
+			return
 		}
 	}
 }
@@ -97,11 +96,8 @@ func (x *extent) read(from uint64, now int64, yield func(Stored, error) bool) (m
 		if errors.Is(err, errSegmentGone) {
 			return true
 		}
-		if errors.Is(err, errNoFrame) {
-			err = corruptAt(x.s, off, "a frame that was acknowledged is damaged")
-		}
 		if err != nil {
-			yield(Stored{}, err)
+			yield(Stored{}, damaged(x.s, off, err))
 			return false
 		}
 		off = int64(f.end())

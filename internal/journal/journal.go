@@ -118,6 +118,7 @@ type Journal struct {
 	segments []*segment // guarded by mu: oldest first, the last one is written to
 	ghosts   []*segment // guarded by mu: unlinked, but Open has shown bodies in them
 	head     Head       // guarded by mu: of the last acknowledged frame
+	gone     uint64     // guarded by mu: entries dropped since the journal was made
 	newest   uint64     // guarded by mu: last durable sequence number
 	room     room       // guarded by mu
 	spare    *segment   // guarded by mu

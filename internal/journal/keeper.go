@@ -1,18 +1,36 @@
 package journal
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 )
 
-// keep makes segments ready in the background.
+const (
+	maintainEach = time.Minute
+	watchEach    = 10 * time.Second
+)
+
+// keep makes segments ready, maintains the journal and watches the clock, in the background.
 func (j *Journal) keep() {
 	defer close(j.kept)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { <-j.quit; cancel() }()
+	maintain, watch := time.NewTicker(maintainEach), time.NewTicker(watchEach)
+	defer maintain.Stop()
+	defer watch.Stop()
 	for {
 		select {
 		case <-j.quit:
 			return
+		case <-watch.C:
+			j.watch()
+		case <-maintain.C:
+			if err := j.Maintain(ctx); err != nil && ctx.Err() == nil {
+				j.opt.Logf("journal: maintenance: %v", err)
+			}
 		case <-j.prepare:
 			j.allocate()
 			j.ready()
@@ -65,6 +83,8 @@ func (j *Journal) shut() error {
 	if err == nil {
 		err = j.farewell()
 	}
+	j.maintaining.Lock() // it is waited for
+	defer j.maintaining.Unlock()
 	for _, s := range append(j.segments, j.ghosts...) {
 		s.close()
 	}
@@ -85,8 +105,11 @@ func (j *Journal) farewell() error {
 	b := newBatch(nil)
 	if err := j.put(j.seg, b, frame{header: header{offset: j.off, acked: j.acked, flags: flagClosed}}); err != nil {
 		scrub(j.seg, j.off)
-		return fmt.Errorf("journal: close: %w", errors.Join(err))
+		return fmt.Errorf("journal: close: %w", err)
 	}
 	_ = j.seg.f.Truncate(int64(j.off))
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.note(j.seg, b)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // layout is which files of a directory are the journal's facts, and how they hang together.
@@ -46,7 +47,7 @@ func readLayout(fs FS, dir string, write bool) (l *layout, err error) {
 	for _, name := range names {
 		number := segmentNumber(name)
 		if number == 0 {
-			if name == spareName || name == identityName+".new" {
+			if leftover(name) {
 				l.waste = append(l.waste, filepath.Join(dir, name))
 			}
 			continue
@@ -59,6 +60,12 @@ func readLayout(fs FS, dir string, write bool) (l *layout, err error) {
 		found[number] = c
 	}
 	return l, l.link(found)
+}
+
+// leftover reports whether a file is one that this package was about to rename.
+func leftover(name string) bool {
+	base, isNew := strings.CutSuffix(name, ".new")
+	return name == spareName || isNew && (base == identityName || segmentNumber(base) != 0)
 }
 
 // examine opens a segment and reads its first frame. A segment without one is not an error yet: power may have failed
@@ -99,10 +106,7 @@ func (l *layout) examine(fs FS, dir string, number uint32, write bool) (*candida
 	case err == nil:
 		err = corruptAt(s, preambleSize, "its first frame has no seal")
 	case errors.Is(err, errNoFrame):
-		var later bool
-		if _, later, err = r.later(preambleSize); err == nil && later {
-			err = corruptAt(s, preambleSize, "a damaged frame stands before good ones")
-		}
+		_, err = r.torn(preambleSize) // a writer that was faster is seen the next time
 	}
 	if err != nil && !errors.Is(err, errNoFrame) {
 		s.close()

@@ -43,6 +43,7 @@ func Open(opt Options, fold func(Stored) error) (_ *Journal, err error) {
 	if j.deferred != nil && !j.deferred.empty() {
 		j.nextSeq = j.deferred.last + 1
 	}
+	j.watch()
 	go j.run()
 	go j.keep()
 	return j, nil
@@ -80,7 +81,31 @@ func (j *Journal) load(fold func(Stored) error) error {
 			return err
 		}
 	}
-	return j.recover(&w, j.segments[len(j.segments)-1])
+	if err := j.recover(&w, j.segments[len(j.segments)-1]); err != nil {
+		return err
+	}
+	if err := w.rooted(j.segments[0]); err != nil {
+		return err
+	}
+	j.resume(&w)
+	return nil
+}
+
+// resume ends what a crash has interrupted: the removal of a segment that was dropped already.
+func (j *Journal) resume(w *walker) {
+	for _, s := range j.segments {
+		s.stripped = max(s.stripped, w.strips[s.number])
+	}
+	if len(w.drops) == 0 {
+		return
+	}
+	d := w.drops[len(w.drops)-1]
+	j.gone = d.count
+	for len(j.segments) > 1 && j.segments[0].number <= d.segment {
+		j.segments[0].close()
+		_ = j.fs.Remove(j.segments[0].path)
+		j.segments = j.segments[1:]
+	}
 }
 
 // identify reads the journal's name, or finds it in its segments when the file has gone.
@@ -162,10 +187,10 @@ func (j *Journal) reseal(w *walker, t tail) error {
 		j.broken, j.deferred = j.explain(err), b
 		j.opt.Logf("journal: %v", j.broken)
 		old.shown = true
-		return w.show(&t.last, old.number)
+		return w.show(&t.last, old)
 	}
 	j.note(j.seg, b)
 	b.finish(nil)
 	t.last.at = b.base + frameRoom
-	return w.show(&t.last, j.seg.number)
+	return w.show(&t.last, j.seg)
 }

@@ -78,7 +78,7 @@ func (s *span) note(f *frame) {
 	s.count, s.lastTime = s.count+int64(f.count), f.time
 	f.each(func(e *rawEntry) bool {
 		s.last = e.seq
-		if e.hasBody {
+		if e.hasBody && e.until > s.stripped {
 			s.bodies.add(e.until, int64(len(e.body)))
 		}
 		return true
@@ -174,5 +174,17 @@ func openSegment(fs FS, dir string, number uint32, write bool) (s *segment, id [
 		return nil, id, false, err
 	}
 	s.seed, id, ok = readPreamble(p[:n], number)
-	return s, id, ok, nil
+	if !ok {
+		return s, id, false, nil
+	}
+	file := s.f
+	if s.f, err = openCompact(file, size, s.seed); err != nil {
+		file.Close()
+		return nil, id, false, err
+	}
+	if c, is := s.f.(*compact); is {
+		s.allocated.Store(int64(c.end))
+		s.stripped, s.freed = c.before, int64(c.end)-size
+	}
+	return s, id, true, nil
 }

@@ -10,11 +10,15 @@ import (
 type walker struct {
 	fold  func(Stored) error // nil: only check
 	now   int64              // bodies that may go at this time are shown as gone
-	sums  *chaining          // non-nil: compute the chain, and check every body that should be there
+	sums  *chaining          // non-nil: compute the chain, and call body for every body
+	body  func(*segment, *frame, *rawEntry)
 	chain [32]byte
 	last  uint64
 	time  int64
 	begun bool // the values above are of the journal, not zero
+
+	drops  []dropped        // as the journal's own entries tell, oldest first
+	strips map[uint32]int64 // segment to the time before which its bodies may have gone
 }
 
 // sealed reads a segment that a newer one has sealed.
@@ -31,7 +35,7 @@ func (w *walker) sealed(s *segment, by seal) error {
 // until reads a segment up to s.end.
 func (w *walker) until(s *segment) error {
 	r := frames{s: s, limit: int64(s.end)}
-	s.span = span{end: s.end}
+	s.span = span{end: s.end, stripped: s.stripped, freed: s.freed}
 	if !w.begun {
 		w.chain, w.last, w.time, w.begun = s.seal.chain, s.seal.last, s.seal.time, true
 	}
@@ -40,13 +44,10 @@ func (w *walker) until(s *segment) error {
 	}
 	for off := int64(preambleSize); off < r.limit; {
 		f, err := r.read(off)
-		if errors.Is(err, errNoFrame) {
-			return corruptAt(s, off, "a frame that was acknowledged is damaged")
-		}
-		if err == nil {
-			err = w.step(s, &f)
-		}
 		if err != nil {
+			return damaged(s, off, err)
+		}
+		if err := w.step(s, &f); err != nil {
 			return err
 		}
 		off = int64(f.end())
@@ -62,6 +63,9 @@ func (w *walker) step(s *segment, f *frame) error {
 	if f.count == 0 && f.chain != w.chain {
 		return corruptAt(s, int64(f.offset), "the chain is broken: entries are missing or changed")
 	}
+	if err := w.verify(s, f); err != nil {
+		return err
+	}
 	end := s.end
 	s.note(f)
 	s.end = max(end, s.end)
@@ -69,28 +73,60 @@ func (w *walker) step(s *segment, f *frame) error {
 	if f.count > 0 {
 		w.last = s.last
 	}
-	return w.show(f, s.number)
+	return w.show(f, s)
 }
 
-// show folds the entries of a frame.
-func (w *walker) show(f *frame, number uint32) (err error) {
-	if w.fold == nil {
-		return nil
-	}
+// show folds the entries of a frame, and takes the journal's own.
+func (w *walker) show(f *frame, s *segment) (err error) {
 	f.each(func(e *rawEntry) bool {
 		if e.kind < firstForeign {
-			return true
+			err = w.own(e)
+		} else if w.fold != nil {
+			st := stored(f, e, s.number)
+			if e.hasBody && e.until <= max(w.now, s.stripped) {
+				st.Body, st.Dropped = Location{}, true
+			}
+			err = w.fold(st)
 		}
-		st := stored(f, e, number)
-		if e.hasBody && e.until <= w.now {
-			st.Body, st.Dropped = Location{}, true
-		}
-		if err = w.fold(st); err != nil {
+		if err != nil {
 			err = fmt.Errorf("journal: entry %d: %w", e.seq, err)
 		}
 		return err == nil
 	})
 	return err
+}
+
+func (w *walker) own(e *rawEntry) error {
+	switch e.kind {
+	case KindDropped:
+		if d, ok := parseDropped(e.fact); ok {
+			w.drops = append(w.drops, d)
+			return nil
+		}
+	case KindStripped:
+		if t, ok := parseStripped(e.fact); ok {
+			if w.strips == nil {
+				w.strips = map[uint32]int64{}
+			}
+			w.strips[t.segment] = max(w.strips[t.segment], t.before)
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: an entry of kind %d that this version cannot read", ErrCorrupt, e.kind)
+}
+
+// rooted says whether the oldest segment begins the journal, or is the one after what was dropped.
+func (w *walker) rooted(oldest *segment) error {
+	sl := oldest.seal
+	if sl.segment == 0 {
+		return nil
+	}
+	for _, d := range w.drops {
+		if d.segment == sl.segment && d.chain == sl.chain && d.last == sl.last {
+			return nil
+		}
+	}
+	return corruptAt(oldest, preambleSize, "segment %d before it is missing, and nothing says that it was dropped", sl.segment)
 }
 
 func stored(f *frame, e *rawEntry, number uint32) Stored {
@@ -114,12 +150,18 @@ type tail struct {
 // a later one acknowledges an offset beyond it.
 func findTail(s *segment) (t tail, err error) {
 	r := frames{s: s, limit: s.allocated.Load()}
-	start := int64(preambleSize)
-	for off := start; ; {
+	start, off := int64(0), int64(preambleSize)
+	for {
 		f, err := r.read(off)
 		if errors.Is(err, errNoFrame) {
-			t.end = uint32(off)
-			break
+			moved, err := r.torn(off)
+			if err != nil {
+				return t, err
+			}
+			if !moved {
+				break
+			}
+			continue
 		}
 		if err != nil {
 			return t, err
@@ -127,19 +169,16 @@ func findTail(s *segment) (t tail, err error) {
 		start, off = off, int64(f.end())
 		t.acked, t.flags = max(t.acked, f.acked), f.flags
 	}
-	at, found, err := r.later(int64(t.end))
-	if err != nil {
-		return t, err
-	}
-	if found {
-		return t, corruptAt(s, int64(t.end), "a damaged frame stands before a good one at %d that acknowledges it", at)
+	t.end = uint32(off)
+	if start == 0 {
+		return t, corruptAt(s, preambleSize, "its first frame is damaged")
 	}
 	f, err := r.read(start)
 	if err != nil {
 		return t, err
 	}
 	if !f.bodiesHold() { // torn within a body
-		t.end, t.flags = uint32(start), f.flags
+		t.end = uint32(start)
 		if f.flags&flagUnsynced == 0 {
 			t.acked = t.end
 		}
@@ -152,4 +191,18 @@ func findTail(s *segment) (t tail, err error) {
 		t.clean, err = r.zeros(int64(t.end))
 	}
 	return t, err
+}
+
+// torn says that the bad frame at off is one that power cut short: nothing behind it relies on it. moved means that
+// it is there after all: its writer is another process, and was faster.
+func (r *frames) torn(off int64) (moved bool, err error) {
+	at, found, err := r.later(off)
+	if err != nil || !found {
+		return false, err
+	}
+	r.buf = r.buf[:0]
+	if _, err := r.read(off); err == nil {
+		return true, nil
+	}
+	return false, corruptAt(r.s, off, "a damaged frame stands before a good one at %d that acknowledges it", at)
 }
