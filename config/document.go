@@ -13,8 +13,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// visits bounds how many nodes one document may have once its aliases are followed.
-const visits = 200_000
+// A document whose aliases were followed may have this many nodes, this deep within each other.
+const (
+	visits = 100_000
+	levels = 32
+)
 
 // reader turns a document into the map that koanf merges, led by the types of Config: names must be known, and every
 // value is read from its own text, so that money never passes through a float and 5 never means five nanoseconds.
@@ -25,6 +28,7 @@ type reader struct {
 	problems []Problem
 	file     string // what is being read: a file's path or a variable's name
 	visited  int
+	depth    int
 }
 
 // spot is where the reader is: as people write it, tools[3].dedup.ttl, and as the tables have it, tools[].dedup.ttl.
@@ -114,12 +118,11 @@ func (r *reader) fault(n *yaml.Node, s spot, message, mend string) (any, bool) {
 
 // value reads a node as a value of type t; false when it says nothing or is wrong.
 func (r *reader) value(n *yaml.Node, t reflect.Type, s spot) (any, bool) {
-	if r.visited++; r.visited > visits {
-		if r.visited == visits+1 {
-			return r.fault(n, s, "holds too many values once its aliases are followed", "write it without aliases")
-		}
+	if r.exhausted(n, s) {
 		return nil, false
 	}
+	r.depth++
+	defer func() { r.depth-- }()
 	if n.Kind == yaml.AliasNode {
 		return r.value(n.Alias, t, s)
 	}
@@ -142,6 +145,18 @@ func (r *reader) value(n *yaml.Node, t reflect.Type, s spot) (any, bool) {
 		return r.list(n, t, s)
 	}
 	return r.any(n, s)
+}
+
+// exhausted says that the document is not worth reading on; once.
+func (r *reader) exhausted(n *yaml.Node, s spot) bool {
+	if r.visited++; r.visited <= visits && r.depth < levels {
+		return false
+	}
+	if r.visited <= visits+1 {
+		r.fault(n, s, "holds too many values, or too deep ones, once its aliases are followed", "write it without aliases")
+		r.visited = visits + 1
+	}
+	return true
 }
 
 // object reads the fields of a section.
@@ -238,7 +253,12 @@ func (r *reader) pairs(n *yaml.Node, s spot) ([]pair, bool) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	if r.visited++; n.Kind != yaml.MappingNode || r.visited > visits {
+	if r.exhausted(n, s) {
+		return nil, false
+	}
+	r.depth++
+	defer func() { r.depth-- }()
+	if n.Kind != yaml.MappingNode {
 		r.fault(n, s, "must hold names with values", "write name: value, indented below it")
 		return nil, false
 	}

@@ -64,10 +64,10 @@ func besides(earlier, found []Problem) []Problem {
 	return rest
 }
 
-// within says whether key is outer or lies below it.
+// within says whether key is outer or lies below it; below "", the whole file, lies everything.
 func within(outer, key string) bool {
 	rest, ok := strings.CutPrefix(key, outer)
-	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	return outer == "" || ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func (v *checker) version() {
