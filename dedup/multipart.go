@@ -110,7 +110,9 @@ func (p *bodyPart) readHead(head string) bool {
 	if disposition, p.rest, ok = take(p.rest, "content-disposition"); !ok {
 		return false
 	}
-	p.kind, p.rest, _ = take(p.rest, "content-type")
+	if p.kind, p.rest, ok = take(p.rest, "content-type"); ok && p.kind == "" {
+		return false
+	}
 	return p.readDisposition(disposition)
 }
 
