@@ -2,6 +2,7 @@ package tool
 
 import (
 	"encoding/base64"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -114,7 +115,8 @@ func (b *builder) upstreamKey() {
 
 // headers reads the headers that the tool gets from us, sorted by name.
 func (b *builder) headers() {
-	for name, value := range b.Headers {
+	for _, name := range slices.Sorted(maps.Keys(b.Headers)) {
+		value := b.Headers[name]
 		field := "headers." + name
 		switch {
 		case !isToken(name):
@@ -129,7 +131,7 @@ func (b *builder) headers() {
 			b.t.Headers = append(b.t.Headers, Header{name, value})
 		}
 	}
-	slices.SortFunc(b.t.Headers, func(x, y Header) int {
+	slices.SortStableFunc(b.t.Headers, func(x, y Header) int {
 		return strings.Compare(strings.ToLower(x.Name), strings.ToLower(y.Name))
 	})
 	for i := 1; i < len(b.t.Headers); i++ {

@@ -6,18 +6,16 @@ import (
 )
 
 // CheckPath refuses a path of a tool host that two servers could read differently: encoded dots, slashes, backslashes,
-// percent signs, NULs and unreserved characters, malformed escapes, empty and dot segments, parameters (;) and
-// backslashes. The path is escaped, as it stands on the wire, without its query. With encodedSlash %2f passes.
+// percent signs, NULs and unreserved characters, malformed escapes, empty and dot segments, parameters (;),
+// backslashes and what no path can hold. The path is escaped, as it stands on the wire, without its query. With encodedSlash %2f passes.
 func CheckPath(path string, encodedSlash bool) error {
 	if path == "" || path[0] != '/' {
 		return pathError("does not begin with /")
 	}
 	for i := 0; i < len(path); i++ {
-		switch path[i] {
-		case ';':
-			return pathError("holds ;")
-		case '\\':
-			return pathError(`holds \`)
+		switch c := path[i]; c {
+		case ';', '\\', '?', '#':
+			return pathError("holds " + string(rune(c)))
 		case '/':
 			if err := checkSegment(path[i+1:]); err != nil {
 				return err
@@ -27,6 +25,10 @@ func CheckPath(path string, encodedSlash bool) error {
 				return err
 			}
 			i += 2
+		default:
+			if c <= ' ' || c >= 0x7f {
+				return pathError("holds a byte that is no printable ASCII")
+			}
 		}
 	}
 	return nil

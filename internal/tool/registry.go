@@ -98,18 +98,23 @@ func (r *Registry) host(scheme, authority string) *hostTree {
 	}
 	if scheme == "https" {
 		h.https = true
-		r.upgrades[plainOf(authority)] = h
+		for _, plain := range plainOf(authority) {
+			r.upgrades[plain] = h
+		}
 	}
 	return h
 }
 
-// plainOf is the authority that an http URL must name to mean this https one: port 80 stands for 443, another port for
-// itself.
-func plainOf(authority string) string {
-	if host, ok := strings.CutSuffix(authority, ":443"); ok {
-		return host + ":80"
+// plainOf are the authorities by which an http URL means this https one: port 80 stands for 443, another port for itself.
+func plainOf(authority string) []string {
+	host, port := hostOf(authority), authority[strings.LastIndexByte(authority, ':')+1:]
+	switch port {
+	case "443":
+		return []string{host + ":80", authority}
+	case "80":
+		return nil
 	}
-	return authority
+	return []string{authority}
 }
 
 func (r *Registry) addMatch(t *Tool, m *Match) error {
@@ -202,7 +207,7 @@ func (r *Registry) trees(t Target) (asked, upgrade *hostTree) {
 // matched a tool registered as http.
 func (r *Registry) ToolHost(scheme, authority string) (isToolHost, httpsOnly bool) {
 	asked, upgrade := r.trees(Target{Scheme: scheme, Authority: authority})
-	return asked != nil || upgrade != nil, upgrade != nil
+	return asked != nil || upgrade != nil, upgrade != nil || scheme == "http" && asked != nil && asked.https
 }
 
 // HostNames lists the hosts, without port, that tools name, sorted; IPv6 addresses in brackets. The slice is the
