@@ -38,10 +38,11 @@ type spot struct {
 }
 
 func (s spot) field(name string) spot {
+	shown := legible(name, "_-")
 	if s.key == "" {
-		return spot{name, name, name}
+		return spot{shown, name, name}
 	}
-	return spot{s.key + "." + name, s.schema + "." + name, name}
+	return spot{s.key + "." + shown, s.schema + "." + name, name}
 }
 
 func (s spot) item(i int) spot {
@@ -51,10 +52,31 @@ func (s spot) item(i int) spot {
 var plainName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 func (s spot) entry(name string) spot {
-	if plainName.MatchString(name) {
-		return spot{s.key + "." + name, s.schema + "{}", name}
+	schema := s.schema + "{}"
+	also := "_-.:@*/[]"
+	if secrets[schema] {
+		also = "_-.@"
 	}
-	return spot{s.key + "[" + strconv.Quote(name) + "]", s.schema + "{}", name}
+	shown := legible(name, also)
+	if plainName.MatchString(shown) {
+		return spot{s.key + "." + shown, schema, name}
+	}
+	return spot{s.key + "[" + strconv.Quote(shown) + "]", schema, name}
+}
+
+// legible is as much of a name as may be shown: where the colon behind it was forgotten, it goes on with the value.
+func legible(name, also string) string {
+	end := strings.IndexFunc(name, func(r rune) bool {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		return !letter && !strings.ContainsRune(also, r)
+	})
+	if end < 0 && len(name) <= 128 {
+		return name
+	}
+	if end < 0 {
+		end = 32
+	}
+	return name[:end] + "…"
 }
 
 // Unmarshal reads one document. It fails only when there is no document to speak of.
@@ -161,7 +183,7 @@ func (r *reader) exhausted(n *yaml.Node, s spot) bool {
 
 // object reads the fields of a section.
 func (r *reader) object(n *yaml.Node, t reflect.Type, s spot) (any, bool) {
-	pairs, ok := r.pairs(n, s)
+	pairs, ok := r.pairs(n, s, s.field)
 	if !ok {
 		return nil, false
 	}
@@ -183,14 +205,15 @@ func (r *reader) object(n *yaml.Node, t reflect.Type, s spot) (any, bool) {
 
 // unknown reports a name that a section does not have.
 func (r *reader) unknown(n *yaml.Node, at, section spot, known []string) {
-	r.fault(n, at, fmt.Sprintf("unknown key %q", n.Value), didYouMean(n.Value, known))
-	best, _ := nearest(n.Value, known)
+	name := legible(n.Value, "_-")
+	r.fault(n, at, fmt.Sprintf("unknown key %q", name), didYouMean(name, known))
+	best, _ := nearest(name, known)
 	r.problems[len(r.problems)-1].meant = section.field(best).key
 }
 
 // table reads a map whose names are the user's.
 func (r *reader) table(n *yaml.Node, elem reflect.Type, s spot) (any, bool) {
-	pairs, ok := r.pairs(n, s)
+	pairs, ok := r.pairs(n, s, s.entry)
 	if !ok {
 		return nil, false
 	}
@@ -198,7 +221,9 @@ func (r *reader) table(n *yaml.Node, elem reflect.Type, s spot) (any, bool) {
 	for _, p := range pairs {
 		at := s.entry(p.key.Value)
 		r.mark(p.key, at)
-		if v, ok := r.value(p.value, elem, at); ok {
+		if p.value.Kind == yaml.ScalarNode && p.value.ShortTag() == "!!null" {
+			r.fault(p.value, at, "has no value", "write name: value, or remove it")
+		} else if v, ok := r.value(p.value, elem, at); ok {
 			m[p.key.Value] = v
 		}
 	}
@@ -249,7 +274,7 @@ func (r *reader) mark(n *yaml.Node, s spot) {
 type pair struct{ key, value *yaml.Node }
 
 // pairs lists the members of a mapping, those merged by << after its own. A name that stands twice is a problem.
-func (r *reader) pairs(n *yaml.Node, s spot) ([]pair, bool) {
+func (r *reader) pairs(n *yaml.Node, s spot, at func(name string) spot) ([]pair, bool) {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
@@ -274,27 +299,27 @@ func (r *reader) pairs(n *yaml.Node, s spot) ([]pair, bool) {
 		case key.ShortTag() == "!!merge":
 			merged = append(merged, value)
 		case twice:
-			r.fault(key, s.field(key.Value), fmt.Sprintf("is here for the second time; the first is on line %d", first), "remove one")
+			r.fault(key, at(key.Value), fmt.Sprintf("is here for the second time; the first is on line %d", first), "remove one")
 		default:
 			lines[key.Value] = key.Line
 			own = append(own, pair{key, value})
 		}
 	}
 	for _, m := range merged {
-		own = r.merge(own, m, s)
+		own = r.merge(own, m, s, at)
 	}
 	return own, true
 }
 
 // merge adds the members of a mapping, or of a list of them, that own does not have.
-func (r *reader) merge(own []pair, n *yaml.Node, s spot) []pair {
+func (r *reader) merge(own []pair, n *yaml.Node, s spot, at func(name string) spot) []pair {
 	if n.Kind == yaml.SequenceNode {
 		for _, c := range n.Content {
-			own = r.merge(own, c, s)
+			own = r.merge(own, c, s, at)
 		}
 		return own
 	}
-	more, _ := r.pairs(n, s)
+	more, _ := r.pairs(n, s, at)
 	for _, p := range more {
 		if !has(own, p.key.Value) {
 			own = append(own, p)

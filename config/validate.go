@@ -138,7 +138,7 @@ func collide(a, b netip.AddrPort) bool {
 
 func (v *checker) agent() {
 	v.agentID("agent.id", v.Agent.ID)
-	users := spot{key: "agent.proxy_users"}
+	users := spot{key: "agent.proxy_users", schema: "agent.proxy_users"}
 	first := map[string]string{}
 	for id, token := range v.Agent.ProxyUsers {
 		key := users.entry(id).key
