@@ -125,7 +125,7 @@ func agrees(ctx *fasthttp.RequestCtx, h *head) bool {
 		length = 0 // fasthttp tells -1, or 0 once it has read an empty body
 	}
 	return string(got.Method()) == h.method && string(got.RequestURI()) == h.target && string(got.Host()) == h.hostRaw &&
-		max(length, 0) == h.length && got.ConnectionClose() == h.close
+		max(length, 0) == h.length && (h.close || !got.ConnectionClose())
 }
 
 // judgeTool takes POST /tools/{name} and refuses every other path of the listener itself.
