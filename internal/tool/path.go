@@ -6,12 +6,14 @@ import (
 )
 
 // CheckPath refuses a path of a tool host that two servers could read differently: encoded dots, slashes, backslashes,
-// percent signs, NULs and unreserved characters, malformed escapes, empty and dot segments, parameters (;),
-// backslashes and what no path can hold. The path is escaped, as it stands on the wire, without its query. With encodedSlash %2f passes.
+// percent signs, NULs and unreserved characters, malformed escapes, empty and dot segments, parameters (;), backslashes
+// and what no path can hold. The path is escaped, as it stands on the wire, without its query. With encodedSlash %2f
+// passes.
 func CheckPath(path string, encodedSlash bool) error {
 	if path == "" || path[0] != '/' {
 		return pathError("does not begin with /")
 	}
+	encoded := false
 	for i := 0; i < len(path); i++ {
 		switch c := path[i]; c {
 		case ';', '\\', '?', '#':
@@ -24,6 +26,7 @@ func CheckPath(path string, encodedSlash bool) error {
 			if err := checkEscape(path[i:], encodedSlash); err != nil {
 				return err
 			}
+			encoded = true // of those that pass, only a slash could hide a dot segment
 			i += 2
 		default:
 			if c <= ' ' || c >= 0x7f {
@@ -31,8 +34,17 @@ func CheckPath(path string, encodedSlash bool) error {
 			}
 		}
 	}
+	if encoded && encodedSlash {
+		for segment := range strings.SplitSeq(encodedSlashes.Replace(path), "/") {
+			if segment == "." || segment == ".." {
+				return pathError("holds a dot segment behind an encoded slash")
+			}
+		}
+	}
 	return nil
 }
+
+var encodedSlashes = strings.NewReplacer("%2f", "/", "%2F", "/")
 
 // checkSegment judges the segment that begins rest.
 func checkSegment(rest string) error {

@@ -63,12 +63,12 @@ func TestCheckPath(t *testing.T) {
 }
 
 func TestCheckPathWithEncodedSlash(t *testing.T) {
-	for _, path := range []string{"/a%2fb", "/a%2F", "/%2f%2f"} {
+	for _, path := range []string{"/a%2fb", "/a%2F", "/%2f%2f", "/a%2f...", "/a%2f.b", "/a%20."} {
 		if err := CheckPath(path, true); err != nil {
 			t.Errorf("%q: %v", path, err)
 		}
 	}
-	for _, path := range []string{"/a%2f..%2e", "/a%5c", "/a//b", "/a%252f", "/a%00"} {
+	for _, path := range []string{"/a%2f..%2e", "/a%2f..%2Fb", "/a%2F.", "/..%2fb", "/a/.%2f", "/a%5c", "/a//b", "/a%252f", "/a%00"} {
 		if CheckPath(path, true) == nil {
 			t.Errorf("%q passed", path)
 		}
