@@ -21,6 +21,6 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
 	root.AddCommand(newInit(a), newCheck(a), newCompletion(a), newVersion(a))
 	root.AddCommand(newVerifySignature(a))
-	root.AddCommand(newAgent(a), newUnknown(a), newHealth(a))
+	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newHealth(a))
 	return root
 }
