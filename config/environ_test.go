@@ -150,8 +150,8 @@ tools:
 	}
 	said := 0
 	for i := range full {
-		for _, broken := range []string{full[:i], full[:i] + full[i+1:], full[:i] + "*" + full[i:], full[:i] + "\"" + full[i:], full[:i] + " " + full[i:],
-			full[:i] + "\n" + full[i:], full[:i] + ": " + full[i:], full[:i] + "x" + full[i:]} {
+		inserted := []string{"*", "\"", " ", "\n", "x", "{", "#", "'"}[i%8]
+		for _, broken := range []string{full[:i], full[:i] + full[i+1:], full[:i] + inserted + full[i:], full[:i] + ": " + full[i:]} {
 			_, warnings, err := Load(writeOver(t, broken), environ, nil)
 			for _, p := range append(Problems(err), warnings...) {
 				said++

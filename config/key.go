@@ -33,6 +33,7 @@ func OperatorKey(c *Config) (key, where string, err error) {
 // already. It returns the key and its path. Of several that do so at once one wins and all get its key.
 func EnsureOperatorKey(dir string) (key, path string, err error) {
 	path = filepath.Join(dir, keyFile)
+	_ = os.Chmod(path, 0o600) // a volume with fsGroup comes back group-readable; where it fails, readKey judges
 	key, err = readKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, path, err
@@ -61,14 +62,14 @@ func writeKey(dir, path, key string) error {
 	return os.Link(f.Name(), path)
 }
 
-// readKey reads a key file that nobody else can read.
+// readKey reads a key file that not everybody can read.
 func readKey(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return "", err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return "", fmt.Errorf("%s can be read by others (mode %#o); run chmod 600 on it, or remove it to have a new one made", path, info.Mode().Perm())
+	if info.Mode().Perm()&0o007 != 0 {
+		return "", fmt.Errorf("%s can be read by everybody (mode %#o); run chmod 600 on it, or remove it to have a new one made", path, info.Mode().Perm())
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -44,12 +44,22 @@ func TestOperatorKeyIsOwnersOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.Chmod(path, 0o640)
-	if _, _, err := EnsureOperatorKey(dir); err == nil || !strings.Contains(err.Error(), "chmod 600") || strings.Contains(err.Error(), key) {
+	c := load(t, head+"store: {embedded: {dir: "+dir+"}}\n")
+	os.Chmod(path, 0o604)
+	if _, _, err := OperatorKey(c); err == nil || !strings.Contains(err.Error(), "chmod 600") || strings.Contains(err.Error(), key) {
 		t.Error(err)
 	}
+	os.Chmod(path, 0o660) // what fsGroup makes of it
+	if found, _, err := OperatorKey(c); found != key || err != nil {
+		t.Error(err)
+	}
+	if found, _, err := EnsureOperatorKey(dir); found != key || err != nil {
+		t.Error(err)
+	}
+	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
+		t.Error("not narrowed again:", info.Mode())
+	}
 	put(t, path, "short")
-	os.Chmod(path, 0o600)
 	if _, _, err := EnsureOperatorKey(dir); err == nil || !strings.Contains(err.Error(), "holds no key") || strings.Contains(err.Error(), "short") {
 		t.Error(err)
 	}

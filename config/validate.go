@@ -218,7 +218,7 @@ func checkRate(rate string) error {
 		return nil
 	}
 	number, unit, _ := strings.Cut(rate, "/")
-	if n, err := strconv.ParseUint(number, 10, 31); err != nil || n == 0 || unit != "s" && unit != "m" && unit != "h" {
+	if n, err := strconv.ParseUint(number, 10, 64); err != nil || n == 0 || n > 1_000_000_000 || unit != "s" && unit != "m" && unit != "h" {
 		return fmt.Errorf("%q is not a rate", rate)
 	}
 	return nil
