@@ -202,12 +202,12 @@ func (r *Registry) trees(t Target) (asked, upgrade *hostTree) {
 	return r.hosts[t.Authority], upgrade
 }
 
-// ToolHost says whether any tool names this authority (with port), also by the upgrade of http to https. httpsOnly
-// says that a tool names it as https: a request over http that Match does not upgrade must then not be sent, unless it
-// matched a tool registered as http.
+// ToolHost says whether any tool names this authority (with port), over http also by the upgrade to https. httpsOnly
+// says that a tool names it as https, whatever the scheme asked for: nothing may go there in the clear but what Match
+// finds for a tool registered as http.
 func (r *Registry) ToolHost(scheme, authority string) (isToolHost, httpsOnly bool) {
 	asked, upgrade := r.trees(Target{Scheme: scheme, Authority: authority})
-	return asked != nil || upgrade != nil, upgrade != nil || scheme == "http" && asked != nil && asked.https
+	return asked != nil || upgrade != nil, upgrade != nil || asked != nil && asked.https
 }
 
 // HostNames lists the hosts, without port, that tools name, sorted; IPv6 addresses in brackets. The slice is the

@@ -222,7 +222,7 @@ func TestToolHosts(t *testing.T) {
 		scheme, authority string
 		host, only        bool
 	}{
-		{"https", "api.example:443", true, false},
+		{"https", "api.example:443", true, true},
 		{"http", "api.example:80", true, true},
 		{"http", "api.example:443", true, true}, // in the clear to the port of a host that is registered as https
 		{"https", "api.example:80", false, false},
@@ -230,12 +230,12 @@ func TestToolHosts(t *testing.T) {
 		{"https", "plain.example:80", true, false},
 		{"https", "plain.example:443", false, false},
 		{"http", "both.example:81", true, true},
-		{"https", "both.example:81", true, false},
-		{"https", "elsewhere.example:443", true, false},
+		{"https", "both.example:81", true, true},
+		{"https", "elsewhere.example:443", true, true},
 		{"http", "elsewhere.example:80", true, true},
 		{"http", "[::1]:8443", true, true},
 		{"http", "odd.example:80", true, true},
-		{"https", "odd.example:80", true, false},
+		{"https", "odd.example:80", true, true},
 		{"https", "other.example:443", false, false},
 		{"http", "api.example:8080", false, false},
 	} {
