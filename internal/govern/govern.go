@@ -120,6 +120,13 @@ func (g *Governor) Refuse(r *Request, code, detail string) *Reply {
 	return p.close(p.refuse(code, detail), nil)
 }
 
+// Tunnelled leaves the record of an opaque tunnel that was opened.
+func (g *Governor) Tunnelled(r *Request) {
+	p := g.open(r)
+	p.rec.Decision, p.rec.PolicyReason, p.rec.Outcome, p.rec.Detail = string(Executed), "ok", "", "An opaque tunnel was opened."
+	p.close(nil, nil)
+}
+
 // passage is one request on its way through the sequence.
 type passage struct {
 	g   *Governor
@@ -219,7 +226,7 @@ func (p *passage) leave() {
 func (p *passage) refuse(code, detail string) *Reply { return p.refuseAs(Blocked, code, detail) }
 
 func (p *passage) refuseAs(d Decision, code, detail string) *Reply {
-	f := newRefusal(code, detail)
+	f := NewRefusal(code, detail)
 	p.rec.Decision, p.rec.PolicyReason, p.rec.Detail = string(d), f.Code, f.Detail
 	if d == Blocked {
 		p.rec.RiskLevel = string(p.policy.Risk(p.name, p.call.Tool, policy.Reason(code), p.cost, false))

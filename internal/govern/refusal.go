@@ -71,8 +71,8 @@ var kinds = map[string]kind{
 	"upstream_outcome_unknown":       {504, false, 0, "The call was sent and no usable answer came", "It may have run: do not repeat it; an operator must find out."},
 }
 
-// newRefusal fills in what the code says by itself.
-func newRefusal(code, detail string) *Refusal {
+// NewRefusal makes the refusal of a code of the contract, "Refusals"; an unknown code is `internal`.
+func NewRefusal(code, detail string) *Refusal {
 	k, ok := kinds[code]
 	if !ok {
 		code, k = "internal", kinds["internal"]
