@@ -30,8 +30,6 @@ type File interface {
 	Sync() error
 	// Allocate reserves the file's space up to size and makes it that long. Errors but a full disk may be ignored.
 	Allocate(size int64) error
-	// Punch gives the space of a range back; it then reads as zeros.
-	Punch(off, n int64) error
 	Truncate(size int64) error
 	Size() (int64, error)
 	Close() error

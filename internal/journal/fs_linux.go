@@ -12,12 +12,6 @@ func (f osFile) Allocate(size int64) error {
 	return retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 }
 
-func (f osFile) Punch(off, n int64) error {
-	return retry(func() error {
-		return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-	})
-}
-
 func retry(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {

@@ -160,6 +160,9 @@ func (j *Journal) recover(w *walker, s *segment) error {
 	if t.clean {
 		t.acked = t.end
 	}
+	if t.acked == t.end {
+		t.last = frame{}
+	}
 	s.end = t.acked
 	if err := w.until(s); err != nil {
 		return err
@@ -177,7 +180,7 @@ func (j *Journal) recover(w *walker, s *segment) error {
 // reseal begins a new segment with what nothing acknowledged in the old one.
 func (j *Journal) reseal(w *walker, t tail) error {
 	b, old := newBatch(nil), j.seg
-	if t.acked < t.end {
+	if t.last.count > 0 {
 		b.time = t.last.time
 		b.addRaw(t.last.entries)
 		j.clock.tick(time.Unix(0, t.last.time))

@@ -8,7 +8,7 @@ import (
 )
 
 // Reader reads a journal without taking it: a stopped one, or one that another process writes to. It shows the journal
-// as it was when Read returned. Its methods may be called from any goroutine.
+// as it was when Read returned. One goroutine may use it.
 type Reader struct {
 	id    identity
 	spans []extent
