@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,13 @@ func (k *kept) sum() (requests int) {
 	return requests
 }
 
+// all is a copy of what was written so far.
+func (k *kept) all() []Record {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.records)
+}
+
 func fatal(t *testing.T) func(error) { return func(err error) { t.Error("record lost:", err) } }
 
 func refusal(agent, tool, reason string) *Record {
@@ -53,12 +61,12 @@ func TestRefusalsShareARecordAboveAHundredASecond(t *testing.T) {
 		for range 500 { // what is no refusal never shares
 			l.Append(&Record{AgentID: "loop", Decision: "dedup"})
 		}
-		if len(k.records) != 100+1+500 {
-			t.Fatalf("%d records before the window's end, want 601", len(k.records))
+		if len(k.all()) != 100+1+500 {
+			t.Fatalf("%d records before the window's end, want 601", len(k.all()))
 		}
 		time.Sleep(time.Second) // of the bubble's clock
 		synctest.Wait()
-		last := k.records[len(k.records)-1]
+		last := k.all()[len(k.all())-1]
 		if last.Count != 900 || last.AgentID != "loop" || last.Tool != "charge" || last.PolicyReason != "tool_explicitly_blocked" {
 			t.Errorf("shared record is %+v", last)
 		}
@@ -79,7 +87,7 @@ func TestSharedRecordKeepsOnlyWhatIsCommon(t *testing.T) {
 		}
 		l.Append(refusal("loop", "x", "agent_disabled"))
 		l.Close(t.Context())
-		last := k.records[len(k.records)-1]
+		last := k.all()[len(k.all())-1]
 		if last.Count != 11 || last.Tool != "" || last.PolicyReason != "several" || last.Key != "" || last.AgentID != "loop" {
 			t.Errorf("shared record is %+v", last)
 		}
@@ -94,7 +102,7 @@ func TestWindowEndsWithoutWaitingForTheTimer(t *testing.T) {
 			for range 150 {
 				l.Append(refusal("loop", "a", "b"))
 			}
-			if got := len(k.records); got != second*101+100 {
+			if got := len(k.all()); got != second*101+100 {
 				t.Fatalf("second %d: %d records", second, got)
 			}
 			time.Sleep(window)
@@ -122,11 +130,11 @@ func TestConcurrentRefusalsAreAllCounted(t *testing.T) {
 	if k.sum() != 8000 {
 		t.Errorf("records stand for %d requests, want 8000", k.sum())
 	}
-	if len(k.records) > 8000/10 {
-		t.Errorf("%d records for 8000 refusals", len(k.records))
+	if len(k.all()) > 8000/10 {
+		t.Errorf("%d records for 8000 refusals", len(k.all()))
 	}
 	l.Append(refusal("agent1", "late", "b"))
-	if last := k.records[len(k.records)-1]; last.Tool != "late" {
+	if last := k.all()[len(k.all())-1]; last.Tool != "late" {
 		t.Errorf("a record after Close is not written at once; last is %+v", last)
 	}
 }
