@@ -93,7 +93,7 @@ const keptScratch = 64 << 10
 
 // release gives the scanner back for the next text, without a trace of this one's caller.
 func (s *scanner) release() {
-	if cap(s.out)+cap(s.names)+cap(s.spare)+cap(s.members)*24 > keptScratch {
+	if cap(s.out)+cap(s.names)+cap(s.spare)+cap(s.members)*32 > keptScratch {
 		return
 	}
 	clear(s.pointers)

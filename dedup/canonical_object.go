@@ -2,6 +2,7 @@ package dedup
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ type jsonMember struct {
 	name, nameEnd uint32
 	out, outEnd   uint32
 	at            uint32
+	head          uint64 // the start of the name, in whose order most names are already
 }
 
 func (s *scanner) object(i, depth int, within span) int {
@@ -63,7 +65,7 @@ func (s *scanner) member(i, depth int, within span) int {
 	if ignored {
 		s.out = s.out[:out]
 	}
-	s.members = append(s.members, jsonMember{uint32(name), uint32(nameEnd), uint32(out), uint32(len(s.out)), uint32(at)})
+	s.members = append(s.members, jsonMember{uint32(name), uint32(nameEnd), uint32(out), uint32(len(s.out)), uint32(at), headOf(s.names[name:nameEnd])})
 	if !ignored {
 		s.out = append(s.out, ',')
 	}
@@ -77,6 +79,9 @@ func (s *scanner) inOrder(first int) bool {
 }
 
 func (s *scanner) compare(a, b jsonMember) int {
+	if a.head != b.head {
+		return cmp.Compare(a.head, b.head)
+	}
 	return compareUTF16(s.names[a.name:a.nameEnd], s.names[b.name:b.nameEnd])
 }
 
@@ -121,6 +126,14 @@ func compareUTF16(a, b []byte) int {
 		}
 	}
 	return len(a) - len(b)
+}
+
+// headOf is the first eight bytes of a name as a number that is ordered as compareUTF16 orders names.
+func headOf(name []byte) (head uint64) {
+	for i := range min(len(name), 8) {
+		head |= uint64(unitRank(name[i])) << (56 - 8*i)
+	}
+	return head
 }
 
 func unitRank(b byte) byte {

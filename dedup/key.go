@@ -17,7 +17,7 @@ type Derived struct {
 	// Arguments is the hash of the canonical arguments, shown as args_hash only in the form of its HMAC.
 	Arguments Key
 	// Identities are the keys for Claim.Keys; the first is the one that is shown. A key may stand there twice with two
-	// fingerprints, when the call's definition changed and the client's key is its identity: the last is the one to keep.
+	// fingerprints, when the tool's definition changed and the client's key is the identity: the first is the one to keep.
 	Identities []Identity
 	// Guards are for Claim.Guards: the plain keys of a Force-New.
 	Guards []Key
@@ -122,14 +122,14 @@ func sharers(c *tool.Call, scope string) (kind, id string) {
 // identify appends the keys of the call under one definition.
 //
 // Where the client's key is the identity, an earlier definition in the same scope has the same key with another
-// fingerprint; it goes before the present one, so that the present one is what is kept.
+// fingerprint.
 func (w *writer) identify(ids []Identity, c *tool.Call, d *definition, label string) []Identity {
 	derived := w.derived(c, d, label)
 	switch c.Tool.Dedup.Mode {
 	case tool.Explicit, tool.Required:
-		return insertNew(ids, Identity{w.client(c, d, label), derived})
+		return appendNew(ids, Identity{w.client(c, d, label), derived})
 	}
-	ids = insertNew(ids, Identity{derived, derived})
+	ids = appendNew(ids, Identity{derived, derived})
 	if c.ClientKey == "" || c.Tool.Dedup.Splits {
 		return ids
 	}
@@ -140,13 +140,9 @@ func (w *writer) identify(ids []Identity, c *tool.Call, d *definition, label str
 	return append(ids, Identity{client, derived})
 }
 
-// insertNew adds an identity: behind the others, or before those of the same key.
-func insertNew(ids []Identity, id Identity) []Identity {
+func appendNew(ids []Identity, id Identity) []Identity {
 	if slices.Contains(ids, id) {
 		return ids
-	}
-	if i := slices.IndexFunc(ids, func(have Identity) bool { return have.Key == id.Key }); i >= 0 {
-		return slices.Insert(ids, i, id)
 	}
 	return append(ids, id)
 }

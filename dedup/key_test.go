@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
@@ -300,6 +301,9 @@ func TestDeriveIsPure(t *testing.T) {
 
 // A usual call costs one allocation: the identities.
 func TestDeriveAllocations(t *testing.T) {
+	if poolsForget {
+		t.Skip("allocations are counted without the race detector")
+	}
 	c := base()
 	c.Header[2].Value, c.Body, c.ForceNew = "application/json", body200, ""
 	n := testing.AllocsPerRun(200, func() {
@@ -372,4 +376,64 @@ func TestExplainWhyNot(t *testing.T) {
 			t.Errorf("%v %s: %q, %v, %q", v.mode, v.method, e.Why, err, e.Canonical)
 		}
 	}
+}
+
+// After a change of the tool's definition a repeated call still meets its record, in every mode and with the client's
+// key, and a key that was used for other arguments is still refused.
+func TestDefinitionsMeet(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	for _, mode := range []tool.Mode{tool.Window, tool.Explicit, tool.Required} {
+		for what, before := range map[string]tool.Definition{
+			"url":    {Authority: "old:443", Path: "/old", Scope: "agent"},
+			"scope":  {Scope: "global"},
+			"ignore": {Scope: "agent", Ignore: []string{"/t"}},
+		} {
+			call := func(definition int, body string) Derived {
+				c := base()
+				c.ForceNew, c.Header[2].Value, c.Body, c.Tool.Dedup.Mode = "", "application/json", []byte(body), mode
+				switch definition {
+				case 0: // as it was
+					if before.Path != "" {
+						c.Tool.Target.Authority, c.Tool.Target.Path = before.Authority, before.Path
+						c.Target = c.Tool.Target
+						c.Target.Query = "query"
+					}
+					c.Tool.Dedup.Scope, c.Tool.Dedup.Ignore = before.Scope, before.Ignore
+				case 1: // as it is
+					c.Tool.Previous = []tool.Definition{before}
+				}
+				d, err := Derive(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return d
+			}
+			const body, other = `{"n":1,"t":7}`, `{"n":2,"t":7}`
+			// Whichever definition the first call ran under, the second is met under the other.
+			for _, order := range [][2]int{{0, 1}, {1, 1}} {
+				first, second := call(order[0], body), call(order[1], body)
+				if got := meetRecord(first, second, now); got != Replay {
+					t.Errorf("mode %v, another %s, %v: %v, want a replay", mode, what, order, got)
+				}
+				if got := meetRecord(first, call(order[1], other), now); got != Reused {
+					t.Errorf("mode %v, another %s, %v, other arguments: %v, want reused", mode, what, order, got)
+				}
+			}
+		}
+	}
+}
+
+// meetRecord is what a second call finds once the first is done.
+func meetRecord(first, second Derived, now time.Time) Status {
+	found := make([]State, len(second.Identities))
+	for i, id := range second.Identities {
+		for _, have := range first.Identities {
+			if have.Key == id.Key {
+				found[i] = State{Outcome: Done, Held: true, Print: have.Print, Fence: 1, Expires: now.Add(time.Hour)}
+				break
+			}
+		}
+	}
+	v := Begin(&Claim{Keys: second.Identities, Nonce: 2}, found, nil, now)
+	return v.Status
 }

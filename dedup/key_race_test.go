@@ -1,0 +1,6 @@
+//go:build race
+
+package dedup
+
+// The race detector makes pools forget at random.
+const poolsForget = true
