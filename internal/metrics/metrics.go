@@ -129,9 +129,16 @@ func (m *Metrics) gauge(name, help string) prometheus.Gauge {
 	return g
 }
 
-// Handler serves the series as text.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4})
+// Handler serves the series as text. Before each scrape it calls refresh, for gauges that somebody else knows: how many
+// outcomes are unknown, who is switched off.
+func (m *Metrics) Handler(refresh ...func(*Metrics)) http.Handler {
+	text := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, f := range refresh {
+			f(m)
+		}
+		text.ServeHTTP(w, r)
+	})
 }
 
 // Registered says which tools and which agents with a policy there are from now on.

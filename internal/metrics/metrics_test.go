@@ -115,6 +115,18 @@ func TestReloadKeepsCountsAndRenamesSwitches(t *testing.T) {
 	wantLines(t, scrape(t, m), `oo_sidecar_kill_switch_active{agent="billing"} 0`)
 }
 
+func TestGaugesAreRefreshedBeforeEachScrape(t *testing.T) {
+	m, n := New("v"), 0
+	h := m.Handler(func(m *Metrics) { n++; m.Unknown(n) })
+	for _, want := range []string{"oo_sidecar_unknown_outcomes 1\n", "oo_sidecar_unknown_outcomes 2\n"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+}
+
 func TestConcurrentCallsAndReloads(t *testing.T) {
 	m := New("v")
 	var group sync.WaitGroup
