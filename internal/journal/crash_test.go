@@ -220,9 +220,9 @@ func record(t *testing.T, life func(*faultFS, *story)) (moments []moment) {
 }
 
 // aLife writes batches of many sizes over several segments, with a clean stop and a restart, and ends without one.
-func aLife(t *testing.T, process bool) func(fs *faultFS, s *story) {
+func aLife(t *testing.T, process bool, segment int64) func(fs *faultFS, s *story) {
 	return func(fs *faultFS, s *story) {
-		opt := Options{Dir: "d", FS: fs, Segment: 4096, Process: process, Logf: t.Logf}
+		opt := Options{Dir: "d", FS: fs, Segment: segment, Process: process, Logf: t.Logf}
 		for range 2 {
 			j, err := Open(opt, func(Stored) error { return nil })
 			if err != nil {
@@ -245,7 +245,7 @@ func aLife(t *testing.T, process bool) func(fs *faultFS, s *story) {
 
 // TestCrash loses power at every change that a journal makes, in every way this fake knows.
 func TestCrash(t *testing.T) {
-	moments := record(t, aLife(t, false))
+	moments := record(t, aLife(t, false, 4096))
 	garbage := moments[len(moments)/2].fs.names[segmentName(1)].cache
 	r := rand.New(rand.NewPCG(1, 2))
 	tried := 0
@@ -271,7 +271,7 @@ func TestCrash(t *testing.T) {
 
 // TestCrashWithoutSync has durability process: a killed process loses nothing, and a loss of power at most the end.
 func TestCrashWithoutSync(t *testing.T) {
-	moments := record(t, aLife(t, true))
+	moments := record(t, aLife(t, true, 4096))
 	r := rand.New(rand.NewPCG(3, 4))
 	for i, m := range moments {
 		if err := m.story.check(m.fs.killed(), false); err != nil {
@@ -292,15 +292,17 @@ func TestCrashWithoutSync(t *testing.T) {
 func TestTornEverywhere(t *testing.T) {
 	var torn moment
 	var length int
-	moments := record(t, aLife(t, false))
+	var at int64
+	moments := record(t, aLife(t, false, 16384))
 	for i := len(moments) - 1; i > 0; i-- { // the last time a frame was written and not yet synced
 		m := moments[i]
 		for _, n := range m.fs.names {
-			if len(n.pending) == 1 && len(n.pending[0].data) > 3*sector && n.pending[0].at > preambleSize {
-				torn, length = m, len(n.pending[0].data)
+			if len(n.pending) == 1 && len(n.pending[0].data) > length && n.pending[0].at > preambleSize {
+				torn, length, at = m, len(n.pending[0].data), n.pending[0].at
 			}
 		}
 	}
+	t.Logf("tearing %d bytes, before %s", length, torn.op)
 	if length == 0 {
 		t.Fatal("no write to tear")
 	}
@@ -310,9 +312,17 @@ func TestTornEverywhere(t *testing.T) {
 			t.Fatalf("cut at %d of %d: %v", n, length, err)
 		}
 	}
-	for code := range 1 << (2 * 5) {
-		k := code | 3<<10 | 3<<12 | 3<<14 // what comes after the first five is new
-		pick := func() int { p := k % 4; k /= 4; return p }
+	sectors := (at%sector + int64(length) + sector - 1) / sector
+	for code := range 1 << (2 * 5) { // the first three sectors and the last two; the others are written
+		k, i := code, int64(-1)
+		pick := func() int {
+			if i++; i >= 3 && i < sectors-2 {
+				return 3
+			}
+			p := k % 4
+			k /= 4
+			return p
+		}
 		fs := torn.fs.powerLost(names, sectorwise(pick, torn.fs.names[segmentName(1)].cache))
 		if err := torn.story.check(fs, false); err != nil {
 			t.Fatalf("sectors %d: %v", code, err)
@@ -322,7 +332,7 @@ func TestTornEverywhere(t *testing.T) {
 
 // TestCrashDuringRecovery loses power again at every change that recovery makes, after losing it before.
 func TestCrashDuringRecovery(t *testing.T) {
-	moments := record(t, aLife(t, false))
+	moments := record(t, aLife(t, false, 4096))
 	r := rand.New(rand.NewPCG(5, 6))
 	tried := 0
 	for i := 0; i < len(moments); i += 3 {
