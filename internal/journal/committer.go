@@ -32,7 +32,9 @@ func (j *Journal) run() {
 			break
 		}
 		if err := j.write(b); err != nil {
-			j.fail(b, err)
+			if !j.fail(b, err) {
+				break
+			}
 			continue
 		}
 		j.publish(b)
@@ -47,7 +49,10 @@ func (j *Journal) take(timer *time.Timer) (b *batch, ok bool) {
 		switch {
 		case j.broken != nil: // Open could not write
 			j.mu.Unlock()
-			return nil, j.repair(nil)
+			if !j.repair(nil) {
+				return nil, false
+			}
+			continue
 		case len(j.queue) > 0:
 			b = j.queue[0]
 			j.queue[0] = nil

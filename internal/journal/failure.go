@@ -8,8 +8,9 @@ import (
 )
 
 // fail ends the segment at its last good frame. What may be lost of b and of everything queued behind it is lost,
-// because it was decided on a state that includes b; what may not is kept and stands first in the next segment.
-func (j *Journal) fail(b *batch, cause error) {
+// because it was decided on a state that includes b; what may not is kept and stands first in the next segment. ok is
+// false when Close came first.
+func (j *Journal) fail(b *batch, cause error) (ok bool) {
 	why := j.explain(cause)
 	j.mu.Lock()
 	kept := newBatch(nil)
@@ -23,7 +24,7 @@ func (j *Journal) fail(b *batch, cause error) {
 	j.broken, j.deferred = why, kept
 	j.mu.Unlock()
 	j.opt.Logf("journal: %v; %d entries are kept and written first", why, kept.count)
-	j.repair(lost)
+	return j.repair(lost)
 }
 
 // repair tries to begin a new segment until that works or Close waits; ok says which. The callers of the lost batches
