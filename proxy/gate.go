@@ -78,6 +78,10 @@ func (g *gate) readHead(c *conn) error {
 	if c.head.length > g.limit {
 		return tooLarge(g.limit)
 	}
+	if c.head.hostRaw == "" && !c.head.http10 { // a CONNECT: fasthttp reads none without Host
+		c.head.hostRaw = c.head.target
+		n += c.insert(n-len("\r\n"), "Host: "+c.head.target+"\r\n")
+	}
 	g.clear = n
 	switch {
 	case c.head.chunked:
@@ -165,6 +169,17 @@ func (c *conn) awaitHead() (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// insert puts s into the buffer, at bytes behind what is to be handed on next, and returns its length.
+func (c *conn) insert(at int, s string) int {
+	rest := c.buf[c.r:c.w]
+	changed := make([]byte, 0, max(len(c.buf), len(rest)+len(s)))
+	changed = append(changed, rest[:at]...)
+	changed = append(changed, s...)
+	changed = append(changed, rest[at:]...)
+	c.r, c.w, c.buf = 0, len(changed), changed[:cap(changed)]
+	return len(s)
 }
 
 // judgePart looks at a line that has not ended yet.
