@@ -1,0 +1,559 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+func TestRequestBytes(t *testing.T) {
+	noLeaks(t)
+	x := newRawTool(t, serving(okAnswer))
+	u := newUpstream(t, loopback)
+	for _, c := range []struct {
+		name   string
+		change func(*govern.Attempt)
+		want   string
+	}{
+		{"as it stands", func(*govern.Attempt) {}, "POST /charge HTTP/1.1\r\nHost: " + x.addr + "\r\nContent-Length: 12\r\n\r\n{\"amount\":5}"},
+		{"path and query are not touched", func(a *govern.Attempt) {
+			a.Target.Path, a.Target.Query = "/a%2Fb/../c//d/%7e", "b=2&a=%20+1&&=\"x\xc3\xa9"
+		}, "POST /a%2Fb/../c//d/%7e?b=2&a=%20+1&&=\"x\xc3\xa9 HTTP/1.1\r\nHost: " + x.addr + "\r\nContent-Length: 12\r\n\r\n{\"amount\":5}"},
+		{"headers in order and spelling", func(a *govern.Attempt) {
+			a.Header = []tool.Header{{Name: "x-b", Value: "2"}, {Name: "X-A", Value: ""}, {Name: "x-b", Value: "caf\xe9"}}
+		}, "POST /charge HTTP/1.1\r\nHost: " + x.addr + "\r\nx-b: 2\r\nX-A: \r\nx-b: caf\xe9\r\nContent-Length: 12\r\n\r\n{\"amount\":5}"},
+		{"GET without a body", func(a *govern.Attempt) { a.Method, a.Body, a.HasBody = "GET", nil, false }, "GET /charge HTTP/1.1\r\nHost: " + x.addr + "\r\n\r\n"},
+		{"DELETE that announced an empty body", func(a *govern.Attempt) { a.Method, a.Body = "DELETE", nil }, "DELETE /charge HTTP/1.1\r\nHost: " + x.addr + "\r\nContent-Length: 0\r\n\r\n"},
+		{"POST without a body says so", func(a *govern.Attempt) { a.Body, a.HasBody = nil, false }, "POST /charge HTTP/1.1\r\nHost: " + x.addr + "\r\nContent-Length: 0\r\n\r\n"},
+		{"OPTIONS of everything", func(a *govern.Attempt) { a.Method, a.Target.Path, a.Body, a.HasBody = "OPTIONS", "*", nil, false }, "OPTIONS * HTTP/1.1\r\nHost: " + x.addr + "\r\n\r\n"},
+	} {
+		a := attemptTo(x.addr)
+		c.change(a)
+		send(t, u, a).wantWhole(t, 200, "ok")
+		if all := x.requests(); all[len(all)-1] != c.want {
+			t.Errorf("%s: the tool got\n%q, want\n%q", c.name, all[len(all)-1], c.want)
+		}
+	}
+	if x.connections() != 1 {
+		t.Errorf("%d connections for requests in turn, want 1", x.connections())
+	}
+}
+
+func TestWireAuthority(t *testing.T) {
+	for _, c := range [][3]string{
+		{"https", "api.stripe.com:443", "api.stripe.com"}, {"http", "tool:80", "tool"}, {"https", "tool:80", "tool:80"}, {"http", "tool:443", "tool:443"},
+		{"https", "[::1]:443", "[::1]"}, {"http", "[::1]:8080", "[::1]:8080"}, {"http", "tool:8080", "tool:8080"},
+	} {
+		if got := WireAuthority(c[0], c[1]); got != c[2] {
+			t.Errorf("%s %s: %s, want %s", c[0], c[1], got, c[2])
+		}
+	}
+}
+
+// Whatever reaches the sender, nothing that ends a line or a message leaves it.
+func TestUnsendable(t *testing.T) {
+	x := newRawTool(t, serving(okAnswer))
+	u := newUpstream(t, loopback)
+	header := func(name, value string) func(*govern.Attempt) {
+		return func(a *govern.Attempt) { a.Header = []tool.Header{{Name: name, Value: value}} }
+	}
+	for name, change := range map[string]func(*govern.Attempt){
+		"method":            func(a *govern.Attempt) { a.Method = "POST / HTTP/1.1\r\n" },
+		"empty method":      func(a *govern.Attempt) { a.Method = "" },
+		"scheme":            func(a *govern.Attempt) { a.Target.Scheme = "ftp" },
+		"CR LF in path":     func(a *govern.Attempt) { a.Target.Path = "/a\r\nX: y" },
+		"space in path":     func(a *govern.Attempt) { a.Target.Path = "/a b" },
+		"NUL in path":       func(a *govern.Attempt) { a.Target.Path = "/a\x00" },
+		"question in path":  func(a *govern.Attempt) { a.Target.Path = "/a?b" },
+		"fragment in path":  func(a *govern.Attempt) { a.Target.Path = "/a#b" },
+		"non-ASCII in path": func(a *govern.Attempt) { a.Target.Path = "/caf\xc3\xa9" },
+		"no slash":          func(a *govern.Attempt) { a.Target.Path = "a" },
+		"no path":           func(a *govern.Attempt) { a.Target.Path = "" },
+		"star for POST":     func(a *govern.Attempt) { a.Target.Path = "*" },
+		"LF in query":       func(a *govern.Attempt) { a.Target.Query = "a=b\nc" },
+		"space in query":    func(a *govern.Attempt) { a.Target.Query = "a=b c" },
+		"fragment in query": func(a *govern.Attempt) { a.Target.Query = "a#b" },
+		"LF in authority":   func(a *govern.Attempt) { a.Target.Authority += "\n" },
+		"user in authority": func(a *govern.Attempt) { a.Target.Authority = "u@" + a.Target.Authority },
+		"no authority":      func(a *govern.Attempt) { a.Target.Authority = "" },
+		"CR in value":       header("A", "b\rc"),
+		"LF in value":       header("A", "b\nc"),
+		"NUL in value":      header("A", "b\x00c"),
+		"colon in name":     header("A:", "b"),
+		"space in name":     header("A ", "b"),
+		"empty name":        header("", "b"),
+		"LF in name":        header("A\n", "b"),
+		"Host":              header("host", "evil"),
+		"Content-Length":    header("Content-Length", "0"),
+		"Content_Length":    header("Content_Length", "0"),
+		"Transfer-Encoding": header("transfer-encoding", "chunked"),
+		"Connection":        header("Connection", "close"),
+		"Upgrade":           header("Upgrade", "h2c"),
+		"Expect":            header("Expect", "100-continue"),
+		"Trailer":           header("Trailer", "X"),
+		"TE":                header("TE", "trailers"),
+		"Keep-Alive":        header("Keep-Alive", "timeout=9"),
+		"Proxy-Connection":  header("Proxy-Connection", "close"),
+	} {
+		a := attemptTo(x.addr)
+		change(a)
+		if s := send(t, u, a); s.err == nil || s.phase != govern.Queued {
+			t.Errorf("%s: sent, phase %d, %v", name, s.phase, s.err)
+		}
+	}
+	if n := x.connections(); n != 0 {
+		t.Errorf("%d connections were made", n)
+	}
+}
+
+func FuzzSendable(f *testing.F) {
+	f.Add("POST", "/a", "b=c", "X", "y")
+	f.Add("GET", "/a\r\n\r\nGET /b", "", "X\r\n", "y\r\nZ: w")
+	f.Fuzz(func(t *testing.T, method, path, query, name, value string) {
+		a := &govern.Attempt{Method: method, Target: tool.Target{Scheme: "http", Authority: "tool:80", Path: path, Query: query}, Header: []tool.Header{{Name: name, Value: value}}}
+		if sendable(a) != nil {
+			return
+		}
+		text := string(appendRequest(nil, a))
+		lines := strings.Split(text, "\r\n")
+		want := 5 // request line, Host, the header, and the two that the end makes
+		if expectsBody(method) {
+			want++
+		}
+		if len(lines) != want || strings.Count(text, "\n") != want-1 || strings.Count(text, "\r") != want-1 || strings.Count(lines[0], " ") != 2 || strings.ContainsRune(text, 0) {
+			t.Errorf("is another message than it should be: %q", text)
+		}
+	})
+}
+
+// Each row is a tool that behaves badly in its own way.
+func TestAnswers(t *testing.T) {
+	long := strings.Repeat("x", 100_000)
+	for _, c := range []struct {
+		name   string
+		script func(c *rawConn)
+		check  func(t *testing.T, s sent)
+	}{
+		{"whole", serving(okAnswer), func(t *testing.T, s sent) {
+			s.wantWhole(t, 200, "ok")
+			if s.answer.Length != 2 || s.answer.Events || s.phase != govern.FirstByteRead {
+				t.Errorf("length %d, events %v, phase %d", s.answer.Length, s.answer.Events, s.phase)
+			}
+		}},
+		{"empty", serving("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), func(t *testing.T, s sent) {
+			if s.wantWhole(t, 200, ""); s.phase != govern.Complete {
+				t.Errorf("phase %d, want Complete", s.phase)
+			}
+		}},
+		{"large, byte by byte head", func(c *rawConn) {
+			c.request()
+			for _, b := range []byte(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(long))) {
+				c.say(string(b))
+			}
+			c.say(long)
+		}, func(t *testing.T, s sent) { s.wantWhole(t, 200, long) }},
+		{"chunked", serving("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n02 ;x=\"y\"\r\nde\r\n0\r\nX-Trailer: dropped\r\n\r\n"), func(t *testing.T, s sent) {
+			s.wantWhole(t, 200, "abcde")
+			if s.answer.Length != -1 || !s.answer.Events || len(s.answer.Header) != 0 {
+				t.Errorf("length %d, events %v, header %v", s.answer.Length, s.answer.Events, s.answer.Header)
+			}
+		}},
+		{"large chunk", serving(fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(long), long)), func(t *testing.T, s sent) { s.wantWhole(t, 200, long) }},
+		{"until close", func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\n\r\nall of it") }, func(t *testing.T, s sent) {
+			s.wantWhole(t, 200, "all of it")
+			if s.answer.Length != -1 || !s.answer.Events {
+				t.Errorf("length %d, events %v", s.answer.Length, s.answer.Events)
+			}
+		}},
+		{"HTTP/1.0", func(c *rawConn) { c.request(); c.say("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok") }, func(t *testing.T, s sent) { s.wantWhole(t, 200, "ok") }},
+		{"events with a length", serving("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 2\r\n\r\nok"), func(t *testing.T, s sent) {
+			if s.wantWhole(t, 200, "ok"); !s.answer.Events {
+				t.Error("not taken for events")
+			}
+		}},
+		{"204 with a length", serving("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"), func(t *testing.T, s sent) { s.wantWhole(t, 204, "") }},
+		{"304 with a length", serving("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"), func(t *testing.T, s sent) { s.wantWhole(t, 304, "") }},
+		{"interim answers", serving("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + okAnswer), func(t *testing.T, s sent) {
+			if s.wantWhole(t, 200, "ok"); len(s.answer.Header) != 0 {
+				t.Errorf("hints were taken for headers: %v", s.answer.Header)
+			}
+		}},
+		{"final 100", func(c *rawConn) { c.request(); c.say("HTTP/1.1 100 Continue\r\n\r\n") }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "no answer came: the connection was closed")
+		}},
+		{"endless interim answers", func(c *rawConn) { c.request(); c.say(strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 100)); c.gone() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "too many interim answers")
+		}},
+		{"switch of protocols", serving("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "switch of protocols")
+		}},
+		{"hangs up", func(c *rawConn) { c.request() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.Flushed, govern.ErrBroken, "no answer came: the connection was closed")
+		}},
+		{"resets", func(c *rawConn) { c.request(); c.reset() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.Flushed, govern.ErrBroken, "connection reset by peer")
+		}},
+		{"hangs", func(c *rawConn) { c.request(); c.gone() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.Flushed, govern.ErrBroken, "no answer came within")
+			if !errors.Is(s.err, context.DeadlineExceeded) {
+				t.Errorf("%v is no context.DeadlineExceeded", s.err)
+			}
+		}},
+		{"hangs within the head", func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\nCont"); c.gone() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "no answer came within")
+		}},
+		{"half a head", func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\nCont") }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "the connection was closed")
+		}},
+		{"huge head", func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\nX: " + long + "\r\n\r\n"); c.gone() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "larger than 64 KiB")
+		}},
+		{"large head that fits", serving("HTTP/1.1 200 OK\r\nX: " + long[:60_000] + "\r\nContent-Length: 2\r\n\r\nok"), func(t *testing.T, s sent) { s.wantWhole(t, 200, "ok") }},
+		{"two framings", serving("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "the answer is not valid")
+		}},
+		{"no HTTP", func(c *rawConn) { c.request(); c.say("220 mail.test ESMTP\r\n\r\n"); c.gone() }, func(t *testing.T, s sent) {
+			s.wantError(t, govern.FirstByteRead, govern.ErrBroken, "no HTTP/1.1 status line")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			x := newRawTool(t, c.script)
+			u := newUpstream(t, loopback)
+			a := attemptTo(x.addr)
+			if strings.HasPrefix(c.name, "hangs") {
+				a.Timeout = 50 * time.Millisecond
+			}
+			c.check(t, send(t, u, a))
+			if n := len(x.requests()); n != 1 {
+				t.Errorf("the tool ran %d times", n)
+			}
+		})
+	}
+}
+
+// A body that does not end as its head said is an error of Read, never io.EOF.
+func TestCutBodies(t *testing.T) {
+	chunks := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+	for name, text := range map[string]string{
+		"half":                   "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+		"no last chunk":          chunks + "3\r\nabc\r\n",
+		"within a chunk":         chunks + "5\r\nabc",
+		"after a size":           chunks + "5\r\n",
+		"no empty line":          chunks + "3\r\nabc\r\n0\r\n",
+		"within the trailers":    chunks + "0\r\nX: y\r\n",
+		"size that is none":      chunks + "x\r\n\r\n",
+		"empty size":             chunks + "\r\n",
+		"signed size":            chunks + "+3\r\nabc\r\n0\r\n\r\n",
+		"prefixed size":          chunks + "0x3\r\nabc\r\n0\r\n\r\n",
+		"huge size":              chunks + "ffffffffffffffff\r\nabc",
+		"space before the size":  chunks + " 3\r\nabc\r\n0\r\n\r\n",
+		"bare LF after a size":   chunks + "3\nabc\r\n0\r\n\r\n",
+		"chunk longer than said": chunks + "3\r\nabcd\r\n0\r\n\r\n",
+		"bare LF after a chunk":  chunks + "3\r\nabc\n0\r\n\r\n",
+		"CR in an extension":     chunks + "3;a\rb\r\nabc\r\n0\r\n\r\n",
+		"endless extension":      chunks + "3;" + strings.Repeat("a", 5000) + "\r\nabc\r\n0\r\n\r\n",
+		"malformed trailer":      chunks + "0\r\nnonsense\r\n\r\n",
+		"endless trailers":       chunks + "0\r\n" + strings.Repeat("X: y\r\n", 20_000) + "\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newRawTool(t, func(c *rawConn) { c.request(); c.say(text) })
+			u := newUpstream(t, loopback)
+			s := send(t, u, attemptTo(x.addr))
+			if s.err != nil {
+				t.Fatalf("no answer: %v", s.err)
+			}
+			if s.cut == nil || errors.Is(s.cut, io.EOF) || !errors.Is(s.cut, govern.ErrBroken) {
+				t.Errorf("read %q, then %v; want an error that is ErrBroken", s.body, s.cut)
+			}
+			if _, again := s.answer.Body.Read(make([]byte, 1)); again == nil || again == io.EOF {
+				t.Errorf("a further read says %v", again)
+			}
+		})
+	}
+}
+
+func TestCutByReset(t *testing.T) {
+	for _, framing := range []string{"Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n", ""} {
+		read := make(chan struct{})
+		x := newRawTool(t, func(c *rawConn) {
+			c.request()
+			c.say("HTTP/1.1 200 OK\r\n" + framing + "\r\n4\r\nhalf\r\n")
+			<-read
+			c.reset()
+		})
+		u := newUpstream(t, loopback)
+		answer, _, err := u.Send(t.Context(), attemptTo(x.addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAtLeast(answer.Body, make([]byte, 4), 4); err != nil {
+			t.Fatal(err)
+		}
+		close(read)
+		if _, err := io.ReadAll(answer.Body); !errors.Is(err, govern.ErrBroken) {
+			t.Errorf("%q: a reset reads as %v", framing, err)
+		}
+	}
+}
+
+func TestHeadHasNoBody(t *testing.T) {
+	x := newRawTool(t, serving("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"))
+	u := newUpstream(t, loopback)
+	for range 3 {
+		a := attemptTo(x.addr)
+		a.Method, a.Body, a.HasBody = "HEAD", nil, false
+		s := send(t, u, a)
+		if s.wantWhole(t, 200, ""); s.answer.Length != 0 || s.phase != govern.Complete {
+			t.Errorf("length %d, phase %d", s.answer.Length, s.phase)
+		}
+	}
+	if x.connections() != 1 {
+		t.Errorf("%d connections, want 1", x.connections())
+	}
+}
+
+// A tool may answer before it has read a body that fills every buffer, and wait with reading or not read at all.
+func TestEarlyAnswerToALargeBody(t *testing.T) {
+	noLeaks(t)
+	large := []byte(strings.Repeat("b", 32<<20))
+	for name, script := range map[string]func(c *rawConn){
+		"closes":      func(c *rawConn) { c.head(); c.say("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno") },
+		"never reads": func(c *rawConn) { c.head(); c.say("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"); c.gone() },
+		"reads at last": func(c *rawConn) {
+			c.head()
+			c.say("HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n")
+			_, _ = io.CopyN(io.Discard, c.r, int64(len(large)))
+			c.say("0\r\n\r\n")
+			c.gone()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newRawTool(t, script)
+			u := newUpstream(t, loopback)
+			a := attemptTo(x.addr)
+			a.Body = large
+			s := send(t, u, a)
+			if name == "closes" && s.err != nil {
+				// The reset of the unread bytes may overtake the answer; then nobody can know.
+				s.wantError(t, s.phase, govern.ErrBroken, "could not be sent whole")
+				if s.phase < govern.FirstByte {
+					t.Errorf("phase %d says that nothing was sent", s.phase)
+				}
+				return
+			}
+			s.wantWhole(t, 413, "no")
+		})
+	}
+}
+
+func TestLargeBodyArrivesWhole(t *testing.T) {
+	x := newRawTool(t, serving(okAnswer))
+	u := newUpstream(t, loopback)
+	for _, size := range []int{inlineBody - 1, inlineBody, inlineBody + 1, 5 << 20} {
+		a := attemptTo(x.addr)
+		a.Body = []byte(strings.Repeat("b", size))
+		send(t, u, a).wantWhole(t, 200, "ok")
+		all := x.requests()
+		if _, body, _ := strings.Cut(all[len(all)-1], "\r\n\r\n"); len(body) != size {
+			t.Errorf("%d of %d bytes arrived", len(body), size)
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	noLeaks(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	u := newUpstream(t, loopback)
+	send(t, u, attemptTo(l.Addr().String())).wantError(t, govern.Queued, govern.ErrUnreachable, "connect "+l.Addr().String()+": connection refused")
+}
+
+// The first Write of a plain connection that takes nothing leaves the call unsent.
+func TestNothingWritten(t *testing.T) {
+	x := newRawTool(t, func(c *rawConn) { c.gone() })
+	conn, err := net.Dial("tcp", x.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := attemptTo(x.addr)
+	for _, c := range []struct {
+		kept bool
+		want govern.Phase
+	}{{true, govern.Dialled}, {false, govern.FirstByte}} {
+		l := newLink(conn, backendOf(a), nil, time.Now())
+		if !c.kept {
+			l.raw = nil // as behind a proxy that is spoken to over TLS
+		}
+		conn.Close()
+		e := &exchange{pool: &pool{}, gap: time.Second}
+		e.begin(t.Context(), l)
+		phase, err := e.write(a)
+		if phase != c.want || c.want == govern.Dialled != errors.Is(err, govern.ErrUnreachable) {
+			t.Errorf("phase %d, %v; want phase %d", phase, err, c.want)
+		}
+		e.end(false, io.EOF)
+	}
+}
+
+func TestContextEndsTheExchange(t *testing.T) {
+	noLeaks(t)
+	t.Run("before", func(t *testing.T) {
+		x := newRawTool(t, serving(okAnswer))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		sendWith(ctx, newUpstream(t, loopback), attemptTo(x.addr)).wantError(t, govern.Queued, context.Canceled, "")
+	})
+	t.Run("before the answer", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		x := newRawTool(t, func(c *rawConn) { c.request(); cancel(); c.gone() })
+		s := sendWith(ctx, newUpstream(t, loopback), attemptTo(x.addr))
+		s.wantError(t, govern.Flushed, context.Canceled, "")
+		s.wantError(t, govern.Flushed, govern.ErrBroken, "")
+	})
+	t.Run("within the body", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		x := newRawTool(t, func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\n\r\nhalf"); c.gone() })
+		answer, _, err := newUpstream(t, loopback).Send(ctx, attemptTo(x.addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(answer.Body, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if _, err := io.ReadAll(answer.Body); !errors.Is(err, context.Canceled) || !errors.Is(err, govern.ErrBroken) {
+			t.Errorf("reading says %v", err)
+		}
+	})
+	t.Run("after the answer", func(t *testing.T) {
+		x := newRawTool(t, serving(okAnswer))
+		u := newUpstream(t, loopback)
+		for range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			sendWith(ctx, u, attemptTo(x.addr)).wantWhole(t, 200, "ok")
+			cancel()
+		}
+		if x.connections() != 1 {
+			t.Errorf("%d connections, want 1", x.connections())
+		}
+	})
+}
+
+// A stream may last longer than the timeout, but no gap in it may; with a Deadline the whole may not.
+func TestBodyTimeouts(t *testing.T) {
+	const gap = 150 * time.Millisecond
+	drip := func(n int) func(c *rawConn) {
+		return func(c *rawConn) {
+			c.request()
+			c.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+			for range n {
+				timer := time.NewTimer(gap / 3)
+				<-timer.C
+				if _, err := io.WriteString(c.Conn, "1\r\nx\r\n"); err != nil {
+					return
+				}
+			}
+			c.say("0\r\n\r\n")
+		}
+	}
+	u := newUpstream(t, loopback)
+	ask := func(t *testing.T, script func(c *rawConn)) *govern.Answer {
+		a := attemptTo(newRawTool(t, script).addr)
+		a.Timeout = gap
+		answer, _, err := u.Send(t.Context(), a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { answer.Body.Close() })
+		return answer
+	}
+	t.Run("gaps", func(t *testing.T) {
+		if body, err := io.ReadAll(ask(t, drip(9)).Body); err != nil || len(body) != 9 {
+			t.Errorf("read %q, %v", body, err)
+		}
+	})
+	t.Run("silence", func(t *testing.T) {
+		answer := ask(t, func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\n\r\nx"); c.gone() })
+		if body, err := io.ReadAll(answer.Body); !errors.Is(err, context.DeadlineExceeded) || string(body) != "x" {
+			t.Errorf("read %q, %v", body, err)
+		}
+	})
+	t.Run("deadline", func(t *testing.T) {
+		answer := ask(t, drip(1000))
+		answer.Deadline(time.Now().Add(gap))
+		if body, err := io.ReadAll(answer.Body); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("read %d bytes, %v", len(body), err)
+		}
+	})
+}
+
+// A piece of a stream is given as soon as its data is here, not when the next one is.
+func TestStreamIsNotHeldBack(t *testing.T) {
+	got := make(chan struct{})
+	x := newRawTool(t, func(c *rawConn) {
+		c.request()
+		c.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst") // its CRLF comes with the next one
+		<-got
+		c.say("\r\n6\r\nsecond\r\n0\r\n\r\n")
+	})
+	answer, _, err := newUpstream(t, loopback).Send(t.Context(), attemptTo(x.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var piece [16]byte
+	n, err := answer.Body.Read(piece[:])
+	if err != nil || string(piece[:n]) != "first" {
+		t.Fatalf("read %q, %v", piece[:n], err)
+	}
+	close(got)
+	if rest, err := io.ReadAll(answer.Body); err != nil || string(rest) != "second" {
+		t.Errorf("then %q, %v", rest, err)
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	noLeaks(t)
+	x := newRawTool(t, func(c *rawConn) {
+		for {
+			text := c.request()
+			if text == "" {
+				return
+			}
+			_, body, _ := strings.Cut(text, "\r\n\r\n")
+			c.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+		}
+	})
+	u := newUpstream(t, loopback)
+	var all sync.WaitGroup
+	for g := range 32 {
+		all.Go(func() {
+			for i := range 50 {
+				a := attemptTo(x.addr)
+				a.Body = fmt.Appendf(nil, "%d of %d", i, g)
+				if s := sendWith(t.Context(), u, a); s.err != nil || s.body != string(a.Body) || s.cut != nil {
+					t.Errorf("sent %q, got %q, %v, %v", a.Body, s.body, s.err, s.cut)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := len(x.requests()); n != 1600 {
+		t.Errorf("the tool ran %d times, want 1600", n)
+	}
+	if n := x.connections(); n > 32 {
+		t.Errorf("%d connections for 32 callers", n)
+	}
+}
