@@ -76,7 +76,7 @@ func newRig(t *testing.T, change ...func(*rig, *Config)) *rig {
 	g.addr = ln.Addr().String()
 	go func() { g.served <- g.Serve(context.Background(), ln) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond) // what a test leaves open is closed
 		defer cancel()
 		_ = g.Shutdown(ctx)
 	})

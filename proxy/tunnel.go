@@ -16,7 +16,7 @@ import (
 // tunnelStart is how long an agent has to send the first bytes that say what its tunnel carries.
 const tunnelStart = 30 * time.Second
 
-// Way is what becomes of a tunnel.
+// way is what becomes of a tunnel.
 type way uint8
 
 const (
@@ -144,6 +144,9 @@ type tunnel struct {
 	way  way
 	far  net.Conn     // nil for clearOnly
 	last atomic.Int64 // when a byte last passed, Unix nanoseconds
+
+	back     sync.WaitGroup // the goroutine that copies what the far end says
+	diverted atomic.Bool    // the far end is not needed after all: its end is not the tunnel's
 }
 
 func (s *Server) track(t *tunnel) {
@@ -179,10 +182,9 @@ func (t *tunnel) run() {
 		return
 	}
 	t.last.Store(time.Now().UnixNano())
-	var back sync.WaitGroup
-	back.Go(func() { t.pump(t.c.Conn, t.far, t.far.Read) })
+	t.back.Go(func() { t.pump(t.c.Conn, t.far, t.far.Read) })
 	t.runOut()
-	back.Wait()
+	t.back.Wait()
 }
 
 // runClear governs HTTP in the clear and refuses anything else.
@@ -224,7 +226,9 @@ func (t *tunnel) runOut() {
 		t.close()
 		return
 	case len(began) > 0 && isHTTP(began):
-		t.far.Close()
+		t.diverted.Store(true)
+		_ = t.far.Close()
+		t.back.Wait()
 		t.inside(began)
 		return
 	}
@@ -237,6 +241,9 @@ func (t *tunnel) runOut() {
 }
 
 func (t *tunnel) close() {
+	if t.diverted.Load() {
+		return
+	}
 	_ = t.c.Conn.Close()
 	_ = t.far.Close()
 }
