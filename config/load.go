@@ -42,7 +42,7 @@ func Load(path string, environ []string, flags map[string]string) (*Config, []Pr
 		return nil, nil, err
 	}
 	r := &reader{environ: environ, origin: newOrigin(path), file: path}
-	c, err := r.load(base, flags)
+	c, err := r.load(base, flags, r.source())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,11 +62,19 @@ func base(path string, environ []string) (*Config, error) {
 	return defaults(), nil
 }
 
-// load merges file, environment and flags and decodes them over base.
-func (r *reader) load(base *Config, flags map[string]string) (*Config, error) {
+// source is the file; nil without one.
+func (r *reader) source() koanf.Provider {
+	if r.file == "" {
+		return nil
+	}
+	return file.Provider(r.file)
+}
+
+// load merges source, environment and flags and decodes them over base.
+func (r *reader) load(base *Config, flags map[string]string, source koanf.Provider) (*Config, error) {
 	k := koanf.New(delimiter)
-	if r.file != "" {
-		if err := k.Load(file.Provider(r.file), r); err != nil {
+	if source != nil {
+		if err := k.Load(source, r); err != nil {
 			return nil, unreadable(r.file, err)
 		}
 	}

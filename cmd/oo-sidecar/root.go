@@ -19,6 +19,7 @@ func newRoot(a *app) *cobra.Command {
 		return exit{2, fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	root.PersistentFlags().StringVar(&a.config, "config", "", "configuration file (default ./oo-sidecar.yaml, then /etc/oo-sidecar/config.yaml, then built-in)")
+	root.AddCommand(newServe(a), newDemo(a), newExplain(a))
 	root.AddCommand(newInit(a), newCheck(a), newCompletion(a), newVersion(a))
 	root.AddCommand(newVerifySignature(a))
 	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newHealth(a))

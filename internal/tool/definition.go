@@ -18,7 +18,7 @@ func Changed(old, updated *Tool, now time.Time) []Definition {
 		return nil
 	}
 	last := old.Definition()
-	last.Until = now.Add(keyLife(old))
+	last.Until = now.Add(old.KeyLife())
 	var kept []Definition
 	for _, d := range append([]Definition{last}, old.Previous...) {
 		if d.Authority == "" {
@@ -41,8 +41,8 @@ func Changed(old, updated *Tool, now time.Time) []Definition {
 	return kept
 }
 
-// keyLife is how long a key made now may live: until its call has ended, and the longest time its answer is kept.
-func keyLife(t *Tool) time.Duration {
+// KeyLife is how long a key made now may live: until its call has ended, and the longest time its answer is kept.
+func (t *Tool) KeyLife() time.Duration {
 	return max(t.Dedup.TTL, t.Dedup.FailedTTL) + time.Duration(t.MaxRetries+1)*t.Timeout
 }
 

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/health"
+	"github.com/oo-sidecar/oo-sidecar/internal/metrics"
+	"github.com/oo-sidecar/oo-sidecar/internal/store"
+)
+
+// switchboard is the kill switch as the api sees it.
+type switchboard struct{ s *sidecar }
+
+// Switches lists every agent that has a policy or is switched off, and the configured one.
+func (b switchboard) Switches() []api.Switch {
+	seen := map[string]bool{}
+	var list []api.Switch
+	for _, sw := range b.s.store.Switches() {
+		seen[sw.Agent] = true
+		list = append(list, shownSwitch(sw))
+	}
+	names := []string{b.s.cfg.Load().Agent.ID}
+	for _, p := range b.s.governor.Snapshot().Policies.All() {
+		names = append(names, p.AgentID())
+	}
+	for _, name := range names {
+		if !seen[name] && name != store.Everyone {
+			seen[name] = true
+			list = append(list, api.Switch{AgentID: name})
+		}
+	}
+	return list
+}
+
+func shownSwitch(sw store.Switch) api.Switch {
+	return api.Switch{AgentID: sw.Agent, Off: sw.Disabled, Reason: sw.Reason, Since: sw.Since}
+}
+
+func (b switchboard) Disable(ctx context.Context, agent, reason, who string) (api.Switch, error) {
+	sw, err := b.s.store.Disable(ctx, agent, reason, who)
+	if errors.Is(err, dedup.ErrDeferred) { // it binds, and will be the first thing written
+		b.s.log.Error("the kill switch is thrown and not durable yet", "agent", agent, "error", err.Error())
+		err = nil
+	}
+	return shownSwitch(sw), storeError(err)
+}
+
+func (b switchboard) Enable(ctx context.Context, agent, reason, who string) (api.Switch, error) {
+	sw, err := b.s.store.Enable(ctx, agent, reason, who)
+	return shownSwitch(sw), storeError(err)
+}
+
+func storeError(err error) error {
+	if errors.Is(err, dedup.ErrUnavailable) || errors.Is(err, dedup.ErrDeferred) {
+		return fmt.Errorf("%w: %w", api.ErrStore, err)
+	}
+	return err
+}
+
+// unknowns are the open calls as the api sees them.
+type unknowns struct{ s *sidecar }
+
+func (b unknowns) Unknowns() []api.Unknown {
+	calls := b.s.store.Unknowns()
+	list := make([]api.Unknown, 0, len(calls))
+	for _, c := range calls {
+		list = append(list, api.Unknown{
+			Key: c.Key, Shown: b.s.mask.Shown(c.Key), Tenant: c.Tenant, Agent: c.Agent, Tool: c.Tool, Effect: c.Effect.String(),
+			Claimed: c.Claimed, Ended: c.Ended, Fence: c.Fence, Attempt: c.Attempt, Timeout: c.Timeout,
+			SpendUSD: c.Cost.String(), RequestID: c.RequestID,
+		})
+	}
+	return list
+}
+
+func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {
+	return storeError(b.s.store.Resolve(ctx, r, b.s.mask.Shown(r.Key)))
+}
+
+// query answers audit queries from the journal.
+func (s *sidecar) query(_ context.Context, q audit.Query) ([]audit.Row, error) {
+	return q.Find(s.store.Journal())
+}
+
+// status is what the sidecar says of itself to an operator.
+func (s *sidecar) status() api.Status {
+	cfg := s.cfg.Load()
+	st := api.Status{
+		Version: buildVersion(), Config: cfg.Path(), Digest: digest(cfg), Started: s.started, Agent: cfg.Agent.ID,
+		Proxy: s.listeners.proxy.Addr().String(), API: s.listeners.api.Addr().String(), Health: s.listeners.health.Addr().String(),
+		Journal: cfg.Store.Embedded.Dir, Guarantee: s.store.Guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
+		Problems: map[string]string{},
+	}
+	for _, c := range s.health.Checks {
+		if err := c.Err(); err != nil {
+			st.Problems[c.Name] = err.Error()
+		}
+	}
+	return st
+}
+
+// digest is equal for equal configurations. It holds secrets, so only its mask is shown.
+func digest(cfg any) string {
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		return ""
+	}
+	return digestOf(data)
+}
+
+// facts are the lines of /readyz?verbose.
+func (s *sidecar) facts() []health.Line {
+	st := s.store.Stats()
+	return []health.Line{
+		{Key: "guarantee", Value: s.store.Guarantee()},
+		{Key: "store_created", Value: fmt.Sprint(s.store.Created())},
+		{Key: "journal", Value: st.Journal.ID},
+		{Key: "journal_bytes", Value: fmt.Sprint(st.Journal.Bytes)},
+		{Key: "keys", Value: fmt.Sprint(st.Keys)},
+		{Key: "unknown_outcomes", Value: fmt.Sprint(st.Unknown)},
+		{Key: "running", Value: fmt.Sprint(s.governor.Running())},
+		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(time.Since(s.governor.Snapshot().At).Seconds()))},
+	}
+}
+
+// refresh sets the gauges that only the store knows, before a scrape.
+func (s *sidecar) refresh(m *metrics.Metrics) { m.Unknown(s.store.UnknownCount()) }

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/store"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+	"github.com/oo-sidecar/oo-sidecar/policy"
+)
+
+// definitionEntry remembers what of a tool entered the keys of its calls, so that a change of the file made while the
+// sidecar was down is noticed too.
+const definitionEntry store.EntryKind = "definition"
+
+// entryName is the name under which a tool's entry is kept: one for each name and scope.
+func entryName(name, scope string) string {
+	if scope == "" || scope == "global" {
+		return name
+	}
+	return name + " " + scope
+}
+
+// digestOf names a value without showing it.
+func digestOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// loadFile tells the store what the file holds now. Only digests are kept there: the entries hold secrets.
+func (s *sidecar) loadFile(cfg *config.Config) error {
+	var entries []store.Entry
+	for _, t := range cfg.Tools {
+		entries = append(entries, store.Entry{Kind: store.ToolEntry, Name: entryName(t.Name, t.Scope), Value: []byte(digest(t)), Source: "file"})
+	}
+	for _, p := range cfg.Policies {
+		entries = append(entries, store.Entry{Kind: store.PolicyEntry, Name: p.AgentID, Value: []byte(digest(p)), Source: "file"})
+	}
+	return s.store.LoadFile(s.ctx, entries)
+}
+
+// entries are the tools and policies that hold: of file and api the newest change of each.
+func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []policy.Config, err error) {
+	fromFile := map[string]tool.Config{}
+	for _, t := range cfg.Tools {
+		fromFile[entryName(t.Name, t.Scope)] = t
+	}
+	policyFile := map[string]policy.Config{}
+	for _, p := range cfg.Policies {
+		policyFile[p.AgentID] = p
+	}
+	var problems []error
+	for _, e := range s.store.Entries() {
+		switch e.Kind {
+		case store.ToolEntry:
+			c, ok := fromFile[e.Name]
+			if e.Source == "api" || !ok {
+				c, err = config.ParseTool(e.Value)
+			}
+			c.Source = e.Source
+			t, bad := cfg.Rules().New(c)
+			if problems = append(problems, err, bad); err == nil && bad == nil {
+				tools = append(tools, t)
+			}
+		case store.PolicyEntry:
+			c, ok := policyFile[e.Name]
+			if e.Source == "api" || !ok {
+				c, err = config.ParsePolicy(e.Value)
+			}
+			c.Source = e.Source
+			problems = append(problems, err)
+			policies = append(policies, c)
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, nil, err
+	}
+	return tools, policies, s.remember(tools)
+}
+
+// remembered is a tool's definition as the store keeps it.
+type remembered struct {
+	Definition tool.Definition
+	Life       time.Duration // of a key made under it
+	Previous   []tool.Definition
+}
+
+// remember gives each tool the earlier definitions whose keys may still be alive, and keeps the present one.
+func (s *sidecar) remember(tools []*tool.Tool) error {
+	known := map[string]remembered{}
+	for _, e := range s.store.Entries() {
+		var r remembered
+		if e.Kind == definitionEntry && json.Unmarshal(e.Value, &r) == nil {
+			known[e.Name] = r
+		}
+	}
+	for _, t := range tools {
+		name := entryName(t.Name, t.Scope)
+		now := time.Now()
+		if was, ok := known[name]; ok {
+			t.Previous = tool.Changed(was.tool(), t, now)
+		}
+		next := remembered{t.Definition(), t.KeyLife(), t.Previous}
+		value, err := json.Marshal(next)
+		if err != nil {
+			return err
+		}
+		if was, err := json.Marshal(known[name]); err == nil && string(was) == string(value) {
+			continue
+		}
+		if err := s.store.Put(s.ctx, store.Entry{Kind: definitionEntry, Name: name, Value: value}, "sidecar"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tool is a tool with that definition.
+func (r *remembered) tool() *tool.Tool {
+	t := &tool.Tool{Previous: r.Previous}
+	t.Target.Authority, t.Target.Path = r.Definition.Authority, r.Definition.Path
+	t.Dedup.Scope, t.Dedup.Ignore, t.Dedup.TTL = r.Definition.Scope, r.Definition.Ignore, r.Life
+	return t
+}
+
+// registry is tools and policies as the api sees and changes them.
+type registry struct{ s *sidecar }
+
+func (b registry) Tools() []api.Entry {
+	var list []api.Entry
+	for _, t := range b.s.governor.Snapshot().Registry.Tools() {
+		spec, _ := json.Marshal(map[string]any{
+			"name": t.Name, "scope": t.Scope, "url": t.Target.String(), "effect": t.Effect.String(), "enabled": t.Enabled,
+			"price_usd": t.Price.String(), "timeout": t.Timeout.String(), "max_retries": t.MaxRetries, "signed": t.Auth != nil,
+		})
+		list = append(list, api.Entry{Name: t.Name, Scope: t.Scope, Source: t.Source, Spec: spec})
+	}
+	return list
+}
+
+func (b registry) Policies() []api.Entry {
+	var list []api.Entry
+	for _, p := range b.s.governor.Snapshot().Policies.All() {
+		spec, _ := json.Marshal(policySpec(p.Config()))
+		list = append(list, api.Entry{Name: p.AgentID(), Source: p.Source(), Spec: spec})
+	}
+	return list
+}
+
+// policySpec is a policy in the words of the configuration file, without what it does not set.
+func policySpec(c policy.Config) map[string]any {
+	spec := map[string]any{"agent_id": c.AgentID}
+	set := func(name string, value any, is bool) {
+		if is {
+			spec[name] = value
+		}
+	}
+	set("template", c.Template, c.Template != "")
+	set("mode", c.Mode, c.Mode != "")
+	set("max_actions_per_hour", c.MaxActionsPerHour, c.MaxActionsPerHour != nil)
+	set("max_spend_usd_per_day", c.MaxSpendUSDPerDay, c.MaxSpendUSDPerDay != nil)
+	set("allowed_tools", c.AllowedTools, len(c.AllowedTools) > 0)
+	set("blocked_tools", c.BlockedTools, len(c.BlockedTools) > 0)
+	set("max_calls_per_tool", c.MaxCallsPerTool, len(c.MaxCallsPerTool) > 0)
+	set("allow_force_new", c.AllowForceNew, c.AllowForceNew)
+	set("anomaly", c.Anomaly, c.Anomaly != "")
+	rules := []map[string]any{}
+	for _, r := range c.PricingRules {
+		rules = append(rules, map[string]any{"tool": r.Tool, "price_usd": r.PriceUSD.String()})
+	}
+	set("pricing_rules", rules, len(rules) > 0)
+	return spec
+}
+
+// Put takes an entry whole or not at all: it must make a valid snapshot together with all others.
+func (b registry) Put(ctx context.Context, kind api.Kind, spec []byte, who string) (api.Entry, error) {
+	b.s.editing.Lock()
+	defer b.s.editing.Unlock()
+	entry := store.Entry{Value: spec, Source: "api"}
+	tools, policies := b.current()
+	shown := api.Entry{Source: "api", Spec: spec}
+	switch kind {
+	case api.ToolEntry:
+		c, err := config.ParseTool(spec)
+		if err != nil {
+			return api.Entry{}, &api.Invalid{Message: err.Error()}
+		}
+		c.Source = "api"
+		t, err := b.s.cfg.Load().Rules().New(c)
+		if err != nil {
+			return api.Entry{}, &api.Invalid{Message: err.Error()}
+		}
+		tools[entryName(t.Name, t.Scope)] = t
+		entry.Kind, entry.Name, shown.Name, shown.Scope = store.ToolEntry, entryName(t.Name, t.Scope), t.Name, t.Scope
+	case api.PolicyEntry:
+		c, err := config.ParsePolicy(spec)
+		if err != nil {
+			return api.Entry{}, &api.Invalid{Message: err.Error()}
+		}
+		c.Source = "api"
+		policies[c.AgentID] = c
+		entry.Kind, entry.Name, shown.Name = store.PolicyEntry, c.AgentID, c.AgentID
+	}
+	if _, err := newSnapshot(b.s.cfg.Load(), values(tools), values(policies)); err != nil {
+		return api.Entry{}, &api.Invalid{Message: err.Error()}
+	}
+	if err := b.s.store.Put(ctx, entry, who); err != nil {
+		return api.Entry{}, storeError(err)
+	}
+	return shown, b.s.refreshSnapshot()
+}
+
+// Delete removes an entry, also one of the file until the file changes it.
+func (b registry) Delete(ctx context.Context, kind api.Kind, name, scope, who string) error {
+	b.s.editing.Lock()
+	defer b.s.editing.Unlock()
+	of := store.PolicyEntry
+	if kind == api.ToolEntry {
+		of, name = store.ToolEntry, entryName(name, scope)
+	}
+	err := b.s.store.Delete(ctx, of, name, who)
+	if errors.Is(err, store.ErrNoEntry) {
+		return api.ErrNotFound
+	}
+	if err != nil {
+		return storeError(err)
+	}
+	return b.s.refreshSnapshot()
+}
+
+// current are the entries that hold, by the names they are kept under.
+func (b registry) current() (map[string]*tool.Tool, map[string]policy.Config) {
+	tools, policies := map[string]*tool.Tool{}, map[string]policy.Config{}
+	snapshot := b.s.governor.Snapshot()
+	for _, t := range snapshot.Registry.Tools() {
+		tools[entryName(t.Name, t.Scope)] = t
+	}
+	for _, p := range snapshot.Policies.All() {
+		policies[p.AgentID()] = p.Config()
+	}
+	return tools, policies
+}
+
+func values[K comparable, V any](m map[K]V) []V {
+	list := make([]V, 0, len(m))
+	for _, v := range m {
+		list = append(list, v)
+	}
+	return list
+}
+
+// refreshSnapshot makes the entries that hold now what the next requests see.
+func (s *sidecar) refreshSnapshot() error {
+	cfg := s.cfg.Load()
+	snapshot, err := s.snapshot(cfg)
+	if err != nil {
+		return fmt.Errorf("the change is kept, and what holds could not be put together: %w", err)
+	}
+	s.swap(cfg, snapshot)
+	return nil
+}

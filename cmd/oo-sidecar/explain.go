@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/hmac"
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+	"github.com/oo-sidecar/oo-sidecar/proxy"
+)
+
+// asked is a request as the command line states it.
+type asked struct {
+	method, url, agent, data string
+	headers                  []string
+}
+
+func newExplain(a *app) *cobra.Command {
+	var q asked
+	cmd := &cobra.Command{
+		Use: "explain METHOD URL", Short: "Say what would happen to a call; send nothing", Args: cobra.ExactArgs(2),
+		Long: "Walk a request through gate, tool, policy and key exactly as serve would, and print what each says.\n" +
+			"URL is a tool's address, or /tools/NAME. Nothing is sent and nothing is recorded; entries that the api changed\n" +
+			"in a running sidecar are not seen, only the configuration file's.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q.method, q.url = args[0], args[1]
+			return a.explain(cmd.Context(), q)
+		},
+	}
+	cmd.Flags().StringVar(&q.agent, "agent", "", "the agent that asks (default: agent.id)")
+	cmd.Flags().StringArrayVarP(&q.headers, "header", "H", nil, "a header, as `Name: value`; may be given several times")
+	cmd.Flags().StringVarP(&q.data, "data", "d", "", "the body, or @FILE")
+	return cmd
+}
+
+func (a *app) explain(ctx context.Context, q asked) error {
+	cfg, err := a.settings()
+	if err != nil {
+		return err
+	}
+	body, err := a.body(q.data)
+	if err != nil {
+		return err
+	}
+	tools, err := cfg.Registered()
+	if err != nil {
+		return err
+	}
+	snapshot, err := newSnapshot(cfg, tools, cfg.Policies)
+	if err != nil {
+		return err
+	}
+	r, refusal, err := throughGate(ctx, cfg, snapshot, q, body)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		return a.printRefusal(refusal)
+	}
+	mask, note := explainMask(cfg)
+	e := snapshot.Explain(r, func(k dedup.Key) string { return mask.Shown(k) }, func(string) bool { return false })
+	return a.printExplanation(&e, note)
+}
+
+// body is the text of -d, or the content of the file that it names.
+func (a *app) body(data string) ([]byte, error) {
+	file, ok := strings.CutPrefix(data, "@")
+	switch {
+	case !ok:
+		return []byte(data), nil
+	case file == "-":
+		return io.ReadAll(a.stdin)
+	}
+	return os.ReadFile(file)
+}
+
+// explainMask is the mask under which the store shows keys, or a passing one where there is no store yet.
+func explainMask(cfg *config.Config) (*hmac.Mask, string) {
+	text, err := os.ReadFile(filepath.Join(cfg.Store.Embedded.Dir, "shown.key"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return hmac.NewMask([]byte("no store yet")), "; there is no store yet, so it will be shown differently"
+	}
+	secret, bad := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || bad != nil {
+		return hmac.NewMask([]byte("unreadable store")), "; the store's secret cannot be read, so it is shown differently there"
+	}
+	return hmac.NewMask(secret), ""
+}
+
+// throughGate sends the request to a listener of its own that hands over what gate and adapter made of it.
+func throughGate(ctx context.Context, cfg *config.Config, snapshot *govern.Snapshot, q asked, body []byte) (*govern.Request, *govern.Refusal, error) {
+	var got *govern.Request
+	var refused *govern.Refusal
+	agent := q.agent
+	if agent == "" {
+		agent = cfg.Agent.ID
+	}
+	end := &govern.Reply{Status: 204}
+	own := cfg.Proxy
+	own.Hosts = append([]string{hostOnly(cfg.Proxy.Listen)}, own.Hosts...)
+	server, err := proxy.New(own, int(cfg.Limits.HeaderBytes), proxy.Backend{
+		Govern: func(_ context.Context, r *govern.Request) *govern.Reply { got = r; return end },
+		Refuse: func(_ *govern.Request, code, detail string) *govern.Reply {
+			refused = govern.NewRefusal(code, detail)
+			return end
+		},
+		Snapshot: func() *govern.Snapshot { return snapshot },
+		Identity: func() *proxy.Identity { return &proxy.Identity{Default: agent} },
+		Disabled: func(string) bool { return false },
+		Log:      func(slog.Level, string, ...any) {},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	go server.Serve(ctx, ln)
+	defer server.Shutdown(ctx)
+	if err := exchange(ln.Addr().String(), rawRequest(q, ln.Addr().String(), body)); err != nil {
+		return nil, nil, err
+	}
+	if got == nil && refused == nil {
+		return nil, nil, errors.New("the request was neither taken nor refused; is it a CONNECT? explain knows calls only")
+	}
+	return got, refused, nil
+}
+
+func hostOnly(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
+// rawRequest is the request as a client would write it: absolute-form through the proxy, or a path of the listener.
+func rawRequest(q asked, listener string, body []byte) []byte {
+	var b bytes.Buffer
+	host := listener
+	if _, rest, ok := strings.Cut(q.url, "://"); ok {
+		host, _, _ = strings.Cut(rest, "/")
+		host, _, _ = strings.Cut(host, "?")
+	}
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", q.method, q.url, host)
+	typed := false
+	for _, h := range q.headers {
+		fmt.Fprintf(&b, "%s\r\n", h)
+		typed = typed || strings.HasPrefix(strings.ToLower(h), "content-type:")
+	}
+	if len(body) > 0 {
+		if !typed {
+			b.WriteString("Content-Type: application/json\r\n")
+		}
+		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
+	}
+	b.WriteString("Connection: close\r\n\r\n")
+	b.Write(body)
+	return b.Bytes()
+}
+
+func exchange(address string, raw []byte) error {
+	conn, err := net.DialTimeout("tcp", address, time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write(raw); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return fmt.Errorf("the gate gave no answer: %w", err)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return errors.Join(err, resp.Body.Close())
+}
+
+func (a *app) printRefusal(f *govern.Refusal) error {
+	_, err := fmt.Fprintf(a.stdout, "refused     %d %s: %s\nhint        %s\n", f.Status, f.Code, f.Detail, f.Hint)
+	return err
+}
+
+// printExplanation writes one line for each thing that counted.
+func (a *app) printExplanation(e *govern.Explanation, note string) error {
+	w := bufio.NewWriter(a.stdout)
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "%-11s %s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	line("agent", "%s", e.Agent)
+	explainTool(line, e)
+	for _, r := range e.Rules {
+		line("rule", "%s: %s (%s)", r.Rule, r.Verdict, r.Source)
+	}
+	if len(e.Rules) == 0 {
+		line("rule", "none: no policy holds for this agent")
+	}
+	if e.Tool != nil {
+		explainKey(line, e, note)
+	}
+	switch {
+	case e.Refusal != nil:
+		line("refused", "%d %s: %s", e.Refusal.Status, e.Refusal.Code, e.Refusal.Detail)
+		line("hint", "%s", e.Refusal.Hint)
+	case e.Tool != nil:
+		explainRequest(line, e)
+	default:
+		line("would send", "%s %s as it is: no tool, so no lists, caps, key or signature", e.Method, e.Target)
+	}
+	return w.Flush()
+}
+
+type printer func(name, format string, args ...any)
+
+func explainTool(line printer, e *govern.Explanation) {
+	if e.Tool == nil {
+		line("tool", "none matches")
+		return
+	}
+	line("tool", "%s (%s, scope %s, effect %s)", e.Tool.Name, e.Tool.Source, e.Tool.Scope, e.Tool.Effect)
+}
+
+func explainKey(line printer, e *govern.Explanation, note string) {
+	line("arguments", "%s: %s", e.Call.Form, e.Call.Canonical)
+	for _, h := range e.Call.Headers {
+		verb := "does not count"
+		if h.Counts {
+			verb = "counts"
+		}
+		line("header", "%s %s: %s", h.Name, verb, h.How)
+	}
+	if e.Call.Why != "" {
+		line("key", "none: %s", e.Call.Why)
+	} else {
+		line("key", "%s%s", e.Key, note)
+		line("shared by", "%s", e.Call.Scope)
+	}
+	line("price", "$%s", e.Cost)
+}
+
+func explainRequest(line printer, e *govern.Explanation) {
+	line("would send", "%s %s", e.Method, e.Target)
+	for _, h := range e.Header {
+		line("", "%s: %s", h.Name, secretly(h))
+	}
+	if e.Tool.Auth != nil {
+		line("", "signed by %s with %d secret(s)", e.Tool.Auth.Scheme, len(e.Tool.Auth.Secrets))
+	}
+}
+
+// secretly hides credentials of the agent's own.
+func secretly(h tool.Header) string {
+	switch strings.ToLower(h.Name) {
+	case "authorization", "cookie", "proxy-authorization":
+		return "***"
+	}
+	return h.Value
+}

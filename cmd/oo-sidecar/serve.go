@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+)
+
+func newServe(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the sidecar", Args: cobra.NoArgs,
+		Long: "Run the sidecar until SIGTERM or SIGINT, then let running calls finish (proxy.drain).\n" +
+			"A change of the configuration file, or SIGHUP, reloads it; an invalid one changes nothing.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
+	}
+}
+
+// serve runs a sidecar until ctx ends.
+func (a *app) serve(ctx context.Context) error {
+	path, _, err := config.Locate(a.config)
+	if err != nil {
+		return err
+	}
+	load := func() (*config.Config, []config.Problem, error) { return config.Load(path, os.Environ(), nil) }
+	cfg, warnings, err := load()
+	if err != nil {
+		return err
+	}
+	s, err := newSidecar(cfg, newLogger(cfg.Log, a.stderr))
+	if err != nil {
+		return exit{1, err}
+	}
+	for _, w := range warnings {
+		s.log.Warn("configuration: " + w.Error())
+	}
+	if err := s.listen(); err != nil {
+		s.close(context.Background())
+		return exit{1, err}
+	}
+	fmt.Fprint(a.stdout, s.welcome())
+
+	changed := make(chan string, 1)
+	notify := func(why string) {
+		select {
+		case changed <- why:
+		default:
+		}
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	if path != "" {
+		if err := config.Watch(ctx, path, func() { notify("file changed") }); err != nil {
+			s.log.Warn("the configuration file is not watched; SIGHUP reloads it", "error", err.Error())
+		}
+	}
+	failed := s.start()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.shutdown()
+		case err := <-failed:
+			s.shutdown()
+			return exit{1, err}
+		case <-hup:
+			s.reload(load, "SIGHUP")
+		case why := <-changed:
+			s.reload(load, why)
+		}
+	}
+}

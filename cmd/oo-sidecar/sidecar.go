@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/hmac"
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/health"
+	"github.com/oo-sidecar/oo-sidecar/internal/listen"
+	"github.com/oo-sidecar/oo-sidecar/internal/metrics"
+	"github.com/oo-sidecar/oo-sidecar/internal/store"
+	"github.com/oo-sidecar/oo-sidecar/proxy"
+)
+
+// sidecar is all parts of one running program, wired. It is made by newSidecar, listens, starts, and shuts down.
+type sidecar struct {
+	log      *slog.Logger
+	cfg      atomic.Pointer[config.Config] // swapped whole by reload
+	started  time.Time
+	store    *store.Embedded
+	mask     *hmac.Mask
+	metrics  *metrics.Metrics
+	audit    *audit.Log
+	governor *govern.Governor
+	upstream *proxy.Upstream
+	proxy    *proxy.Server
+	api      *api.Server
+	health   *health.Handler
+	identity atomic.Pointer[proxy.Identity]
+	keyPath  string // of the operator key made here; empty when the configuration has one
+	draining atomic.Bool
+	editing  sync.Mutex // held while entries change: one change at a time is judged against all others
+
+	ctx       context.Context // of the calls; ended when drain is over
+	abandon   context.CancelFunc
+	listeners struct{ proxy, api, health net.Listener }
+	servers   []*http.Server
+}
+
+// newSidecar opens the store and puts the parts together. Nothing listens yet.
+func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
+	s := &sidecar{log: log, started: time.Now(), metrics: metrics.New(buildVersion()), api: &api.Server{}}
+	s.cfg.Store(cfg)
+	s.ctx, s.abandon = context.WithCancel(context.Background())
+	if err := s.openStore(cfg); err != nil {
+		return nil, err
+	}
+	s.audit = audit.NewLog(s.store.Record, func(err error) {
+		s.metrics.AuditError()
+		s.log.Error("an audit record could not be written", "error", err.Error())
+	})
+	s.governor = &govern.Governor{
+		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Meter: s.metrics, Limits: cfg.Limits,
+		Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
+	}
+	s.store.OnSwitch(s.switched)
+	if err := s.operatorKey(cfg); err != nil {
+		s.close(context.Background())
+		return nil, err
+	}
+	return s, nil
+}
+
+// openStore opens the store and makes, once, the keys beside it.
+func (s *sidecar) openStore(cfg *config.Config) error {
+	var err error
+	s.store, err = store.OpenEmbedded(store.Options{Config: cfg.Store.Embedded, Waiters: cfg.Limits.Waiters, AnswerBytes: int64(cfg.Limits.AnswerBytes), Log: s.log})
+	if err != nil {
+		return err
+	}
+	secret := s.store.Secret()
+	s.mask = hmac.NewMask(secret[:])
+	if _, err := audit.MakeKey(cfg.Store.Embedded.Dir); err != nil {
+		return errors.Join(err, s.store.Close(context.Background()))
+	}
+	s.metrics.StoreCreated(s.store.Created())
+	return nil
+}
+
+func (s *sidecar) disabled(agent string) bool {
+	_, off := s.store.Disabled(agent)
+	return off
+}
+
+// switched follows the kill switch.
+func (s *sidecar) switched(agent string, off bool) {
+	s.metrics.KillSwitch(agent, off)
+	if off && s.proxy != nil {
+		s.proxy.CloseTunnels(agent)
+	}
+	s.log.Warn("kill switch", "agent", agent, "disabled", off)
+}
+
+func (s *sidecar) logf(level slog.Level, msg string, args ...any) {
+	s.log.Log(context.Background(), level, msg, args...)
+}
+
+// operatorKey makes the key by which commands reach this sidecar, unless the configuration has one.
+func (s *sidecar) operatorKey(cfg *config.Config) error {
+	keys := cfg.API.Keys
+	for _, k := range keys {
+		if k.Role == string(api.Operator) {
+			return s.useKeys(cfg.API.Keys)
+		}
+	}
+	key, path, err := config.EnsureOperatorKey(cfg.Store.Embedded.Dir)
+	if err != nil {
+		return err
+	}
+	s.keyPath = path
+	return s.useKeys(append(keys[:len(keys):len(keys)], api.KeyConfig{Name: "operator", Role: string(api.Operator), Key: key}))
+}
+
+func (s *sidecar) useKeys(keys []api.KeyConfig) error {
+	ring, err := api.NewKeyring(keys)
+	if err == nil {
+		s.api.UseKeys(ring)
+	}
+	return err
+}
+
+// listen binds the three listeners, then makes what must know their addresses.
+func (s *sidecar) listen() error {
+	cfg := s.cfg.Load()
+	var err error
+	for _, l := range []struct {
+		key, address string
+		to           *net.Listener
+	}{{"proxy.listen", cfg.Proxy.Listen, &s.listeners.proxy}, {"api.listen", cfg.API.Listen, &s.listeners.api}, {"health.listen", cfg.Health.Listen, &s.listeners.health}} {
+		if *l.to, err = net.Listen("tcp", l.address); err != nil {
+			return fmt.Errorf("%s: %w; is another sidecar running, or is the port taken? Choose another address in the configuration", l.key, err)
+		}
+	}
+	if s.upstream, err = proxy.NewUpstream(cfg.Proxy, s.own()...); err != nil {
+		return err
+	}
+	s.governor.Sender = s.upstream
+	if err := s.use(cfg); err != nil {
+		return err
+	}
+	s.proxy, err = proxy.New(cfg.Proxy, int(cfg.Limits.HeaderBytes), proxy.Backend{
+		Govern: s.governor.Govern, Refuse: s.governor.Refuse, Snapshot: s.governor.Snapshot,
+		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled,
+		Dial: func(ctx context.Context, authority string) (net.Conn, error) {
+			return s.upstream.Dialer().Dial(ctx, authority, nil)
+		},
+		Addresses: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return s.upstream.Dialer().Addresses(ctx, host)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.serveAPI()
+	s.serveHealth()
+	return nil
+}
+
+// own are the addresses that no call may reach: the sidecar's own listeners.
+func (s *sidecar) own() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, l := range []net.Listener{s.listeners.proxy, s.listeners.api, s.listeners.health} {
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			all = append(all, a.AddrPort())
+		}
+	}
+	return all
+}
+
+func (s *sidecar) tunnelled(r *govern.Request) {
+	s.metrics.Tunnel()
+	s.governor.Tunnelled(r)
+}
+
+func (s *sidecar) serveAPI() {
+	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
+	s.api.Status, s.api.Log = s.status, s.log
+	s.api.Audit = s.query
+	s.servers = append(s.servers, listen.Server(s.api.Handler(), s.log))
+}
+
+func (s *sidecar) serveHealth() {
+	s.health = &health.Handler{Metrics: s.metrics.Handler(s.refresh), Lines: s.facts, Checks: []health.Check{
+		{Name: "store", Err: s.store.Err},
+		{Name: "draining", Err: s.notDraining},
+	}}
+	s.servers = append(s.servers, listen.Server(s.health.Routes(), s.log))
+}
+
+var errDraining = errors.New("shutting down")
+
+func (s *sidecar) notDraining() error {
+	if s.draining.Load() {
+		return errDraining
+	}
+	return nil
+}
+
+// start serves. What it returns is told when a listener fails.
+func (s *sidecar) start() <-chan error {
+	failed := make(chan error, 3)
+	go func() {
+		if err := s.proxy.Serve(s.ctx, s.listeners.proxy); err != nil {
+			failed <- fmt.Errorf("proxy listener: %w", err)
+		}
+	}()
+	for i, l := range []net.Listener{listen.Limit(s.listeners.api, 256), listen.Limit(s.listeners.health, 64)} {
+		go func() {
+			if err := s.servers[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
+			}
+		}()
+	}
+	return failed
+}
+
+// shutdown takes no new claims, lets running calls finish within proxy.drain, records what is left as unknown and
+// closes the journal.
+func (s *sidecar) shutdown() error {
+	s.draining.Store(true)
+	drain := s.cfg.Load().Proxy.Drain
+	s.log.Info("draining", "running", s.governor.Running(), "drain", drain.String())
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	if err := s.proxy.Shutdown(ctx); err != nil {
+		s.log.Warn("calls were still running when the drain was over; their outcome is unknown unless their answer comes now", "running", s.governor.Running())
+	}
+	s.abandon()
+	s.settle()
+	end, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	for _, server := range s.servers {
+		_ = server.Shutdown(end)
+	}
+	return s.close(end)
+}
+
+// settle waits until the abandoned calls have recorded their ends, two seconds at most.
+func (s *sidecar) settle() {
+	for end := time.Now().Add(2 * time.Second); s.governor.Running() > 0 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// close flushes and closes what newSidecar and listen opened.
+func (s *sidecar) close(ctx context.Context) error {
+	if s.audit != nil {
+		s.audit.Close(ctx)
+	}
+	for _, l := range []net.Listener{s.listeners.proxy, s.listeners.api, s.listeners.health} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if s.upstream != nil {
+		s.upstream.Close()
+	}
+	return s.store.Close(ctx)
+}
+
+// welcome says where the sidecar listens and how to use it, one line a listener.
+func (s *sidecar) welcome() string {
+	cfg := s.cfg.Load()
+	var b strings.Builder
+	proxy, api, health := dialable(s.listeners.proxy.Addr().String()), s.listeners.api.Addr(), s.listeners.health.Addr()
+	fmt.Fprintf(&b, "proxy   http://%s   export HTTP_PROXY=http://%s http_proxy=http://%s, or POST http://%s/tools/NAME\n", proxy, proxy, proxy, proxy)
+	key := "operator key: in the configuration"
+	if s.keyPath != "" {
+		key = "operator key: " + s.keyPath
+	}
+	fmt.Fprintf(&b, "api     http://%s   Authorization: Bearer KEY; %s\n", dialable(api.String()), key)
+	fmt.Fprintf(&b, "health  http://%s   /livez /readyz?verbose /metrics; state: %s\n", dialable(health.String()), cfg.Store.Embedded.Dir)
+	return b.String()
+}
