@@ -60,8 +60,8 @@ type Options struct {
 	Reserve func() int64
 	// Carry calls emit for each entry that carries forward live state whose newest entry is older than the sequence
 	// number before: the segment below it is about to be dropped. emit appends at once, so a caller that holds the
-	// lock under which it decides keeps the order of decisions. nil: nothing is ever dropped.
-	Carry func(before uint64, emit func(Entry))
+	// lock under which it decides keeps the order of decisions. An error keeps the segment. nil: nothing is ever dropped.
+	Carry func(before uint64, emit func(Entry)) error
 	Logf  func(format string, args ...any)
 	FS    FS               // nil: the operating system's
 	Now   func() time.Time // nil: time.Now

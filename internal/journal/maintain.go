@@ -130,7 +130,7 @@ func (j *Journal) drop(ctx context.Context, s *segment) error {
 func (j *Journal) carry(ctx context.Context, before uint64) error {
 	var commits []*Commit
 	var failed error
-	j.opt.Carry(before, func(e Entry) {
+	err := j.opt.Carry(before, func(e Entry) {
 		if failed != nil {
 			return
 		}
@@ -139,6 +139,7 @@ func (j *Journal) carry(ctx context.Context, before uint64) error {
 			commits = append(commits, c)
 		}
 	})
+	failed = errors.Join(failed, err)
 	for _, c := range commits {
 		if failed == nil {
 			failed = c.Wait(ctx)

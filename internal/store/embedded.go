@@ -189,13 +189,19 @@ func (e *Embedded) Close(ctx context.Context) error {
 	return e.j.Close(ctx)
 }
 
-// Append writes the audit record of a request that no claim carries: one refused, replayed or waived.
-func (e *Embedded) Append(ctx context.Context, record []byte, wait bool) error {
+// Record appends the audit record of a request that no claim carries: one refused, replayed or waived. It does not wait
+// for the disk.
+func (e *Embedded) Record(_ context.Context, record []byte) error {
+	return e.Append(record, false)
+}
+
+// Append is Record, and waits until the record is durable if it is told to.
+func (e *Embedded) Append(record []byte, wait bool) error {
 	c, err := e.j.Append(journal.Entry{Kind: audit.KindRecord, Fact: record})
 	if err != nil || !wait {
 		return err
 	}
-	return c.Wait(ctx)
+	return c.Wait(context.Background())
 }
 
 // Journal is the journal below, for queries of the audit.

@@ -17,7 +17,6 @@ const (
 	kindDeliver journal.Kind = 35 // an answer reached its caller whole: the window is shorter
 	kindSwitch  journal.Kind = 36
 	kindEntry   journal.Kind = 37 // a policy or a tool
-	kindMark    journal.Kind = 38 // stands behind what was carried; says nothing
 )
 
 // callFact is what claims, ends and carried calls say.

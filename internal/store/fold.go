@@ -93,13 +93,11 @@ func (e *Embedded) foldDeliver(st *journal.Stored) error {
 
 // carry says again what stands only in entries below before, because those are about to be dropped. Everything here is
 // a fact that may not be lost, so that a full disk can be relieved.
-func (e *Embedded) carry(before uint64, emit func(journal.Entry)) {
+func (e *Embedded) carry(before uint64, emit func(journal.Entry)) error {
 	<-e.opened
 	moved, err := e.carryEnded(before)
 	if err != nil {
-		e.log.Error("live state could not be carried forward; the oldest segment stays", "error", err)
-		emit(journal.Entry{}) // kind 0 is refused, and so is the drop
-		return
+		return fmt.Errorf("carry live state forward: %w", err)
 	}
 	e.mu.Lock()
 	e.carryOpen(before, emit)
@@ -110,8 +108,7 @@ func (e *Embedded) carry(before uint64, emit func(journal.Entry)) {
 		emit(journal.Entry{Kind: kindEntry, Fact: v.append(nil, id), Must: true})
 	}
 	e.mu.Unlock()
-	e.relocate(moved)
-	emit(journal.Entry{Kind: kindMark, Fact: []byte{formatVersion}})
+	return e.relocate(moved)
 }
 
 // carryOpen says running and unknown calls again. What is on its way to the disk is younger.
@@ -202,10 +199,10 @@ func (e *Embedded) bodyFor(f *callFact, at journal.Location) []byte {
 }
 
 // relocate tells the index where bodies went.
-func (e *Embedded) relocate(moved []move) {
+func (e *Embedded) relocate(moved []move) error {
 	for _, m := range moved {
-		if m.commit.Durable(context.Background()) != nil {
-			return
+		if err := m.commit.Wait(context.Background()); err != nil {
+			return err
 		}
 		e.mu.Lock()
 		for _, id := range m.keys {
@@ -216,4 +213,5 @@ func (e *Embedded) relocate(moved []move) {
 		}
 		e.mu.Unlock()
 	}
+	return nil
 }
