@@ -106,13 +106,21 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request, ear
 	if h.websocket {
 		return s.Refuse(r, "not_supported", "WebSocket connections are not supported.")
 	}
+	if reply := s.judgeRoute(c, r); reply != nil || h.form == authority {
+		return reply
+	}
+	return s.judgeBody(c, r)
+}
+
+// judgeRoute holds the request against what its route permits.
+func (s *Server) judgeRoute(c *conn, r *govern.Request) *govern.Reply {
 	switch {
 	case c.inside != "":
 		return s.judgeInside(c, r)
-	case h.form == origin:
-		return s.judgeTool(h, r)
-	case h.form == absolute:
-		return s.judgeForward(h, r)
+	case c.head.form == origin:
+		return s.judgeTool(&c.head, r)
+	case c.head.form == absolute:
+		return s.judgeForward(r)
 	}
 	return nil
 }
@@ -142,7 +150,7 @@ func (s *Server) judgeTool(h *head, r *govern.Request) *govern.Reply {
 }
 
 // judgeForward holds an absolute-form request against what a tool host permits.
-func (s *Server) judgeForward(h *head, r *govern.Request) *govern.Reply {
+func (s *Server) judgeForward(r *govern.Request) *govern.Reply {
 	snapshot := s.Snapshot()
 	if is, _ := snapshot.Registry.ToolHost(r.Target.Scheme, r.Target.Authority); is {
 		if err := tool.CheckPath(r.Target.Path, snapshot.Registry.EncodedSlash(r.Target)); err != nil {
@@ -152,12 +160,51 @@ func (s *Server) judgeForward(h *head, r *govern.Request) *govern.Reply {
 			return s.Refuse(r, "bad_request", "The path differs from a tool's only in case or spelling; write it as registered.")
 		}
 	}
-	if h.length > s.maxBody {
-		if _, matches := snapshot.Registry.Match(r.Agent, r.Method, r.Target); matches {
-			return s.Refuse(r, tooLarge(s.maxBody).code, tooLarge(s.maxBody).detail)
+	return nil
+}
+
+// judgeBody holds the body against what governed calls may have. One that is encoded could not be compared with
+// others; one on GET or HEAD means something to some servers and nothing to others.
+func (s *Server) judgeBody(c *conn, r *govern.Request) *govern.Reply {
+	h, most := &c.head, s.settings.Load().maxBody
+	large, bare := c.gate.body > most, h.hasBody() && (h.method == "GET" || h.method == "HEAD")
+	encoded := h.hasBody() && h.encoded()
+	if !large && !bare && !encoded || !s.governed(r) {
+		return nil
+	}
+	switch {
+	case large:
+		return s.Refuse(r, tooLarge(most).code, tooLarge(most).detail)
+	case bare:
+		return s.Refuse(r, "bad_request", "A governed "+h.method+" has no body.")
+	}
+	return s.Refuse(r, "bad_request", "The body of a governed call has no Content-Encoding.")
+}
+
+// encoded says whether the body went through a content coding.
+func (h *head) encoded() bool {
+	const name = "Content-Encoding"
+	for i := range h.fields {
+		if f := &h.fields[i]; len(f.name) == len(name) && strings.EqualFold(f.name, name) && !strings.EqualFold(f.value, "identity") {
+			return true
 		}
 	}
-	return nil
+	return false
+}
+
+// governed says whether more than kill switch, destination rules and audit applies to the request.
+func (s *Server) governed(r *govern.Request) bool {
+	if r.Route == govern.Reverse {
+		return true
+	}
+	snapshot := s.Snapshot()
+	if _, matches := snapshot.Registry.Match(r.Agent, r.Method, r.Target); matches {
+		return true
+	}
+	if pass := snapshot.Passthrough; pass != nil && pass(bareHost(r.Target.Authority)) {
+		return false
+	}
+	return snapshot.Unregistered == govern.Lightly
 }
 
 // judgeInside takes a request in the clear within a tunnel: it must be for the tunnel's own authority.
@@ -170,7 +217,7 @@ func (s *Server) judgeInside(c *conn, r *govern.Request) *govern.Reply {
 		h.close = true
 		return s.Refuse(r, "bad_request", "The request names another host than the tunnel it came through.")
 	}
-	return s.judgeForward(h, r)
+	return s.judgeForward(r)
 }
 
 // bodyLimit is the largest body of the request that the gate has just judged.
@@ -180,12 +227,12 @@ func (s *Server) bodyLimit(c *conn) int64 {
 		authority = c.head.dest.Authority
 	}
 	if authority == "" {
-		return s.maxBody
+		return s.settings.Load().maxBody
 	}
 	if pass := s.Snapshot().Passthrough; pass != nil && pass(bareHost(authority)) {
-		return max(s.maxBody, passthroughBody)
+		return max(s.settings.Load().maxBody, passthroughBody)
 	}
-	return s.maxBody
+	return s.settings.Load().maxBody
 }
 
 // fromPage says whether a web page may have made this request: pages reach loopback, and the sidecar would add the
@@ -210,7 +257,7 @@ func (s *Server) ownHost(c *conn) bool {
 	if host == "localhost" {
 		return true
 	}
-	for _, own := range s.hosts {
+	for _, own := range s.settings.Load().hosts {
 		if own == host || own == c.head.host {
 			return true
 		}

@@ -346,7 +346,8 @@ func FuzzGate(f *testing.F) {
 	}
 	f.Add([]byte(call+call), uint8(1))
 	f.Add([]byte("POST http://tool.test/ok HTTP/1.1\r\nHost: tool.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"+call), uint8(3))
-	s := &Server{headerBytes: 4 << 10, maxBody: 1 << 16, conns: map[*conn]struct{}{}}
+	s := &Server{headerBytes: 4 << 10, conns: map[*conn]struct{}{}}
+	s.settings.Store(&settings{maxBody: 1 << 16})
 	s.Backend = Backend{
 		Refuse:   func(*govern.Request, string, string) *govern.Reply { return &govern.Reply{Status: 400} },
 		Identity: func() *Identity { return &Identity{} },

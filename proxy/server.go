@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -50,10 +51,8 @@ type Backend struct {
 // Server is the proxy listener: forward proxy, tunnels and /tools/{name}.
 type Server struct {
 	Backend
-	hosts       []string // proxy.hosts, lower case
-	maxBody     int64
+	settings    atomic.Pointer[settings] // swapped whole by Use
 	headerBytes int
-	tunnelIdle  time.Duration
 
 	fast     *fasthttp.Server
 	base     context.Context // of the calls; set by Serve
@@ -72,24 +71,40 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 	if headerBytes < 1024 {
 		return nil, errors.New("limits.header_bytes: less than 1KiB leaves no room for ordinary requests")
 	}
-	if c.MaxRequestBytes <= 0 {
-		return nil, errors.New("proxy.max_request_bytes: must be more than 0")
-	}
 	s := &Server{
-		Backend: b, hosts: lowered(c.Hosts), maxBody: int64(c.MaxRequestBytes), headerBytes: headerBytes, tunnelIdle: c.TunnelIdle,
+		Backend: b, headerBytes: headerBytes,
 		idle: make(chan struct{}, 1), conns: map[*conn]struct{}{}, tunnels: map[*tunnel]struct{}{}, base: context.Background(),
+	}
+	if err := s.Use(c); err != nil {
+		return nil, err
 	}
 	s.fast = &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.misread, ExpectHandler: s.expect,
 		Concurrency:           2 * maxConns, // the listener counts
 		ReadBufferSize:        headerBytes + 512,
-		WriteBufferSize:       256, // what fasthttp writes goes nowhere
-		MaxRequestBodySize:    int(max(s.maxBody, passthroughBody)),
+		WriteBufferSize:       256,         // what fasthttp writes goes nowhere
+		MaxRequestBodySize:    math.MaxInt, // the gate counts
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
 		DisableHeaderNamesNormalizing: true, DisablePreParseMultipartForm: true,
 		LazyRequestTime: true, SecureErrorLogMessage: true, Logger: silent{},
 	}
 	return s, nil
+}
+
+// settings are what a reload may change.
+type settings struct {
+	hosts      []string // proxy.hosts, lower case
+	maxBody    int64    // proxy.max_request_bytes
+	tunnelIdle time.Duration
+}
+
+// Use makes hosts, max_request_bytes and tunnel_idle of c what the next requests see.
+func (s *Server) Use(c Config) error {
+	if c.MaxRequestBytes <= 0 {
+		return errors.New("proxy.max_request_bytes: must be more than 0")
+	}
+	s.settings.Store(&settings{hosts: lowered(c.Hosts), maxBody: int64(c.MaxRequestBytes), tunnelIdle: c.TunnelIdle})
+	return nil
 }
 
 // silent drops fasthttp's log: it speaks of connections that the gate has dealt with.

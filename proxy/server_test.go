@@ -51,6 +51,7 @@ func newRig(t *testing.T, change ...func(*rig, *Config)) *rig {
 	t.Helper()
 	registry, err := tool.NewRegistry([]*tool.Tool{
 		registered(t, tool.Config{Name: "ok", URL: "http://tool.test/ok"}),
+		registered(t, tool.Config{Name: "read", URL: "http://read.test/", Effect: "read", Match: []tool.MatchConfig{{Methods: []string{"GET"}, URL: "http://read.test/"}}}),
 		registered(t, tool.Config{Name: "pay", URL: "https://pay.test/v1/charges"}),
 	})
 	if err != nil {
@@ -375,6 +376,44 @@ func TestWebSocketIsRefusedAndOtherUpgradesAreNot(t *testing.T) {
 	}
 	if governed, _ := g.seen(); len(governed) != 1 || len(governed[0].Header) != 0 {
 		t.Errorf("governed %+v", governed)
+	}
+}
+
+func TestBodiesOfGovernedCalls(t *testing.T) {
+	for request, want := range map[string]int{
+		"POST http://tool.test/ok HTTP/1.1\r\nHost: tool.test\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx":                400,
+		"POST http://tool.test/ok HTTP/1.1\r\nHost: tool.test\r\nContent-Encoding: identity\r\nContent-Length: 1\r\n\r\nx":            200,
+		"POST http://other.test/ok HTTP/1.1\r\nHost: other.test\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx":              200,
+		"POST /tools/ok HTTP/1.1\r\nHost: localhost\r\ncontent-encoding: br\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n": 400,
+		"GET http://read.test/ HTTP/1.1\r\nHost: read.test\r\nContent-Length: 1\r\n\r\nx":                                             400,
+		"GET http://read.test/ HTTP/1.1\r\nHost: read.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n":                            400,
+		"GET http://read.test/ HTTP/1.1\r\nHost: read.test\r\nContent-Length: 0\r\n\r\n":                                              200,
+		"GET http://other.test/ HTTP/1.1\r\nHost: other.test\r\nContent-Length: 1\r\n\r\nx":                                           200,
+	} {
+		g := newRig(t)
+		if out := g.raw(request); statusOf(out) != want {
+			t.Errorf("%q: %.60q %v", request, out, g.details)
+		}
+	}
+}
+
+func TestReloadOfTheListener(t *testing.T) {
+	g := newRig(t)
+	request := "POST /tools/ok HTTP/1.1\r\nHost: sidecar.test\r\nContent-Length: 4\r\n\r\nbody"
+	if out := g.raw(request); statusOf(out) != 403 {
+		t.Errorf("%q", out)
+	}
+	if err := g.Use(Config{MaxRequestBytes: 4, Hosts: []string{"sidecar.test"}}); err != nil {
+		t.Fatal(err)
+	}
+	if out := g.raw(request); statusOf(out) != 200 {
+		t.Errorf("%q", out)
+	}
+	if err := g.Use(Config{}); err == nil {
+		t.Error("a limit of 0 was taken")
+	}
+	if out := g.raw(strings.Replace(request, "4\r\n\r\n", "5\r\n\r\n!", 1)); statusOf(out) != 413 {
+		t.Errorf("%q", out)
 	}
 }
 

@@ -253,7 +253,7 @@ func (t *tunnel) pump(to, from net.Conn, read func([]byte) (int, error)) {
 	buf := make([]byte, 32<<10)
 	for {
 		last := time.Unix(0, t.last.Load())
-		_ = from.SetReadDeadline(last.Add(t.s.tunnelIdle))
+		_ = from.SetReadDeadline(last.Add(t.s.settings.Load().tunnelIdle))
 		n, err := read(buf)
 		if n > 0 && t.write(to, buf[:n]) != nil {
 			t.close()
@@ -278,7 +278,7 @@ func (t *tunnel) pump(to, from net.Conn, read func([]byte) (int, error)) {
 func (t *tunnel) write(to net.Conn, p []byte) error {
 	now := time.Now()
 	t.last.Store(now.UnixNano())
-	_ = to.SetWriteDeadline(now.Add(t.s.tunnelIdle))
+	_ = to.SetWriteDeadline(now.Add(t.s.settings.Load().tunnelIdle))
 	_, err := to.Write(p)
 	return err
 }

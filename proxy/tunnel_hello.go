@@ -17,7 +17,7 @@ const maxHello = 64 << 10
 // judgeStart reads the tunnel's first bytes. Of TLS it reads the whole ClientHello: one that names a tool's host is
 // refused whatever the CONNECT said. An agent that says nothing leaves the word to the far end.
 func (t *tunnel) judgeStart() (began []byte, refusal string) {
-	_ = t.c.SetReadDeadline(time.Now().Add(max(t.s.tunnelIdle, time.Second)))
+	_ = t.c.SetReadDeadline(time.Now().Add(max(t.s.settings.Load().tunnelIdle, time.Second)))
 	t.c.readBy = time.Time{}
 	buf := make([]byte, 4<<10)
 	n, err := t.c.readRaw(buf)
