@@ -17,7 +17,10 @@ import (
 // what was read until then, enough for the record.
 func (s *Server) request(c *conn) *govern.Request {
 	h := &c.head
-	r := &govern.Request{ID: newID(), Arrived: time.Now(), Tenant: "default", Agent: s.Identity().Default, Method: h.method, Target: h.dest}
+	r := &govern.Request{ID: newID(), Arrived: time.Now(), Tenant: "default", Method: h.method, Target: h.dest}
+	if who := s.Identity(); len(who.Users) == 0 {
+		r.Agent = who.Default // otherwise nobody until identify has seen a proof
+	}
 	switch {
 	case c.inside != "":
 		r.Route, r.Agent = govern.Inside, c.agent
