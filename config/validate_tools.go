@@ -67,12 +67,20 @@ func (v *checker) tools() {
 		t, err := v.Rules().New(entry)
 		if err == nil {
 			tools = append(tools, t)
+			v.warn(fmt.Sprintf("tools[%d]", i), t)
 		}
 		v.entry(fmt.Sprintf("tools[%d]", i), err)
 	}
 	_, err := tool.NewRegistry(tools)
 	for _, e := range unjoin(err) {
 		v.entry(v.toolKey(e), e)
+	}
+}
+
+// warn passes on what is odd about a tool.
+func (v *checker) warn(key string, t *tool.Tool) {
+	for _, w := range t.Warnings() {
+		v.odd(key+"."+w.Field, w.Problem, "")
 	}
 }
 

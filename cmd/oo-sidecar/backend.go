@@ -118,7 +118,7 @@ func digest(cfg any) string {
 // facts are the lines of /readyz?verbose.
 func (s *sidecar) facts() []health.Line {
 	st := s.store.Stats()
-	return []health.Line{
+	lines := []health.Line{
 		{Key: "guarantee", Value: s.store.Guarantee()},
 		{Key: "store_created", Value: fmt.Sprint(s.store.Created())},
 		{Key: "journal", Value: st.Journal.ID},
@@ -128,6 +128,10 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "running", Value: fmt.Sprint(s.governor.Running())},
 		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(time.Since(s.governor.Snapshot().At).Seconds()))},
 	}
+	if jump := st.Journal.Jump; !jump.At.IsZero() {
+		lines = append(lines, health.Line{Key: "clock", Value: fmt.Sprintf("jumped by %s at %s", jump.By, jump.At.Format(time.RFC3339))})
+	}
+	return lines
 }
 
 // refresh sets the gauges that only the store knows, before a scrape.

@@ -88,6 +88,9 @@ func (s *sidecar) openStore(cfg *config.Config) error {
 		return errors.Join(err, s.store.Close(context.Background()))
 	}
 	s.metrics.StoreCreated(s.store.Created())
+	for _, sw := range s.store.Switches() {
+		s.metrics.KillSwitch(sw.Agent, sw.Disabled)
+	}
 	return nil
 }
 

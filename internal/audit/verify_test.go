@@ -279,7 +279,7 @@ func TestOldSegmentsAndBodiesMayGo(t *testing.T) {
 	dir, key := t.TempDir(), testKey()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	opt := journal.Options{Dir: dir, Process: true, Segment: 4096, Retention: 48 * time.Hour, Now: func() time.Time { return now },
-		Carry: func(uint64, func(journal.Entry)) {}}
+		Carry: func(uint64, func(journal.Entry)) error { return nil }}
 	j, err := journal.Open(opt, func(journal.Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)

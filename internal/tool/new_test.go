@@ -319,9 +319,9 @@ func TestWarnings(t *testing.T) {
 		}
 		var fields []string
 		for _, w := range build(t, v.c).Warnings() {
-			field, _, _ := strings.Cut(strings.TrimPrefix(w, "tool t: "), ": ")
+			field, _, _ := strings.Cut(strings.TrimPrefix(w.Error(), "tool t: "), ": ")
 			fields = append(fields, field)
-			if strings.Contains(w, "hush") {
+			if strings.Contains(w.Error(), "hush") {
 				t.Errorf("%q shows the secret", w)
 			}
 		}

@@ -7,10 +7,10 @@ const (
 
 // Warnings are what New accepts and an operator should know: each names the tool, the field and the mend, and never
 // holds a secret.
-func (t *Tool) Warnings() []string {
-	var list []string
+func (t *Tool) Warnings() []*FieldError {
+	var list []*FieldError
 	warn := func(field, problem string) {
-		list = append(list, (&FieldError{"tool " + t.Name, field, problem}).Error())
+		list = append(list, &FieldError{"tool " + t.Name, field, problem})
 	}
 	if t.Auth != nil && !t.SecretGone && hasShortSecret(t.Auth) {
 		warn("auth.secrets", "a secret is short enough to be guessed; use 32 random characters")
