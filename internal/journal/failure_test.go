@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -48,11 +49,19 @@ func (s *story) mend(t *testing.T, j *Journal) {
 }
 
 // TestOneFailure lets each change that a running journal makes fail once, and every one after it succeed.
+// A failed sync has lost what was written, or has written it anyway.
 func TestOneFailure(t *testing.T) {
+	for _, anyway := range []bool{false, true} {
+		t.Run(fmt.Sprint("written anyway ", anyway), func(t *testing.T) { oneFailure(t, anyway) })
+	}
+}
+
+func oneFailure(t *testing.T, anyway bool) {
 	r := rand.New(rand.NewPCG(7, 8))
 	refusals, crashes := 0, 0
 	for n, failed := 0, true; failed; n++ {
 		fs, s := newFaultFS(), newStory()
+		fs.anyway = anyway
 		j, err := Open(Options{Dir: "d", FS: fs, Segment: 4096}, func(Stored) error { return nil })
 		if err != nil {
 			t.Fatal(err)
@@ -163,7 +172,11 @@ func TestKilledAfterFailedSync(t *testing.T) {
 // TestDiskAway has a disk that takes nothing for a while: what must be kept is kept, in order, and what was refused
 // never comes back, even when the process is killed in between.
 func TestDiskAway(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EROFS} {
+	for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EROFS, 0} {
+		onlySync := errno == 0 // what is written shows, but is not on the disk
+		if onlySync {
+			errno = syscall.EIO
+		}
 		fs, s := newFaultFS(), newStory()
 		j, err := Open(Options{Dir: "the-dir", FS: fs, Segment: 4096}, func(Stored) error { return nil })
 		if err != nil {
@@ -171,7 +184,12 @@ func TestDiskAway(t *testing.T) {
 		}
 		s.write(j, 2, 10, false)
 		fs.mu.Lock()
-		fs.fail = func(string, string) error { return errno }
+		fs.fail = func(op, _ string) error {
+			if onlySync && op != "sync" {
+				return nil
+			}
+			return errno
+		}
 		fs.mu.Unlock()
 
 		batch := s.begin(2, 10)
@@ -344,10 +362,26 @@ func TestOpenReadOnly(t *testing.T) {
 		fs := m.fs.killed()
 		fs.readOnly = true
 		var facts []string
-		j, err := Open(Options{Dir: "d", FS: fs}, func(e Stored) error { facts = append(facts, string(e.Fact)); return nil })
+		bodies := map[string]Location{}
+		j, err := Open(Options{Dir: "d", FS: fs}, func(e Stored) error {
+			facts = append(facts, string(e.Fact))
+			if e.Body != (Location{}) {
+				bodies[string(e.Fact)] = e.Body
+			}
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		read := func() {
+			t.Helper()
+			for f, l := range bodies {
+				if body, err := j.Body(l); err != nil || string(body) != "body of "+f {
+					t.Fatalf("body of %q: %q, %v", f, body, err)
+				}
+			}
+		}
+		read()
 		if err := m.story.holds(facts, false); err != nil {
 			t.Fatal(err)
 		}
@@ -366,6 +400,48 @@ func TestOpenReadOnly(t *testing.T) {
 		}
 		if got := shown(t, j); !slices.Equal(got, append(facts, "~")) {
 			t.Fatalf("%d facts folded, then %d", len(facts), len(got))
+		}
+		read()
+		shut(t, j)
+	}
+}
+
+// TestAppendDuringRepair appends what must be kept while a new segment is being begun, which then fails or works.
+func TestAppendDuringRepair(t *testing.T) {
+	for _, works := range []bool{false, true} {
+		fs := newFaultFS()
+		j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		fs.mu.Lock()
+		step := 0
+		inRepair, goOn := make(chan struct{}), make(chan struct{})
+		fs.fail = func(op, name string) error {
+			switch {
+			case step == 0 && op == "sync" && name != spareName:
+				step++
+				return syscall.EIO
+			case step == 1 && op == "syncdir":
+				step++
+				close(inRepair)
+				<-goOn
+				if !works {
+					return syscall.EIO
+				}
+			}
+			return nil
+		}
+		fs.mu.Unlock()
+		first, err1 := j.Append(Entry{Kind: 32, Fact: []byte("first"), Must: true})
+		<-inRepair
+		second, err2 := j.Append(Entry{Kind: 32, Fact: []byte("second"), Must: true})
+		close(goOn)
+		if err := errors.Join(err1, err2, first.Durable(context.Background()), second.Durable(context.Background())); err != nil {
+			t.Fatal(err)
+		}
+		if got := shown(t, j); !slices.Equal(got, []string{"first", "second"}) {
+			t.Fatalf("works %v: facts %q", works, got)
 		}
 		shut(t, j)
 	}

@@ -23,6 +23,7 @@ type faultFS struct {
 	locked   bool
 	capacity int64                       // of all files; 0: endless
 	readOnly bool                        // every change fails with EROFS
+	anyway   bool                        // a sync that fails has written everything nevertheless
 	before   func(op, name string)       // sees every change before it happens, with mu held
 	fail     func(op, name string) error // fails a change
 }
@@ -230,6 +231,11 @@ func (f *faultFile) Sync() error {
 	})
 	if errors.Is(err, errLost) {
 		f.d.mu.Lock()
+		if f.d.anyway {
+			for _, w := range f.n.pending {
+				f.n.disk = w.apply(f.n.disk)
+			}
+		}
 		f.n.pending = nil
 		f.d.mu.Unlock()
 	}
@@ -260,7 +266,7 @@ func (f *faultFile) Close() error { return nil }
 // clone copies everything. Call it with mu held, or before anybody else has d.
 func (d *faultFS) clone() *faultFS {
 	c := newFaultFS()
-	c.capacity = d.capacity
+	c.capacity, c.anyway = d.capacity, d.anyway
 	inodes := map[*inode]*inode{nil: nil}
 	twin := func(n *inode) *inode {
 		if t, ok := inodes[n]; ok {
