@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -445,4 +446,36 @@ func TestAppendDuringRepair(t *testing.T) {
 		}
 		shut(t, j)
 	}
+}
+
+// TestFailedRotation fails the first frame of a new segment on a disk that then does not even remove the file.
+func TestFailedRotation(t *testing.T) {
+	fs, s := newFaultFS(), newStory()
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 4096}, func(Stored) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(j, 1, 1200, false)
+	fs.mu.Lock()
+	failing := false
+	fs.fail = func(op, name string) error {
+		second := fs.names[segmentName(2)]
+		failing = failing || op == "sync" && second != nil && bytes.Contains(second.cache, frameMagic)
+		if failing && op != "write" {
+			return syscall.EIO
+		}
+		return nil
+	}
+	fs.mu.Unlock()
+	s.write(j, 1, 1200, false) // does not fit
+	fs.mu.Lock()
+	if !failing {
+		t.Fatal("the second batch began no segment")
+	}
+	dead := fs.killed()
+	fs.mu.Unlock()
+	if err := s.copy().check(dead, false); err != nil {
+		t.Fatal(err)
+	}
+	_ = j.Close(context.Background())
 }

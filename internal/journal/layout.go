@@ -102,7 +102,9 @@ func (l *layout) examine(fs FS, dir string, number uint32, write bool) (*candida
 		held := f.bodiesHold()
 		_, err = r.read(int64(f.end()))
 		c.more = err == nil
-		c.ok = held || c.more // else it is torn, and nothing relies on it
+		if c.ok = held || c.more; !c.ok { // torn, and nothing relies on it
+			err = r.unrelied(preambleSize)
+		}
 	case err == nil:
 		err = corruptAt(s, preambleSize, "its first frame has no seal")
 	case errors.Is(err, errNoFrame):

@@ -36,7 +36,10 @@ func (r *frames) view(off, n int64) ([]byte, error) {
 }
 
 // read returns the frame at off; errNoFrame when there is none.
-func (r *frames) read(off int64) (frame, error) {
+func (r *frames) read(off int64) (frame, error) { return r.parse(off, true) }
+
+// parse reads the frame at off; it need not say that it stands there unless placed.
+func (r *frames) parse(off int64, placed bool) (frame, error) {
 	p, err := r.view(off, headerSize)
 	if err != nil {
 		return frame{}, err
@@ -51,10 +54,15 @@ func (r *frames) read(off int64) (frame, error) {
 	if p, err = r.view(off, headerSize+int64(h.length)); err != nil {
 		return frame{}, err
 	}
-	return parseFrame(p, r.s.number, uint32(off), r.s.seed)
+	if placed {
+		h.offset = uint32(off)
+	}
+	return parseFrame(p, r.s.number, h.offset, r.s.seed)
 }
 
-// later looks behind from for a frame that acknowledges an offset beyond it.
+// later looks behind from for a frame that acknowledges an offset beyond it. It counts wherever it stands, so that
+// bytes that are missing show too. A copy of a frame inside a body does not count: the write that may be torn here
+// can only hold copies of frames before it.
 func (r *frames) later(from int64) (at int64, found bool, err error) {
 	for off := from + 1; off < r.limit; {
 		p, err := r.view(off, readAhead)
@@ -70,7 +78,7 @@ func (r *frames) later(from int64) (at int64, found bool, err error) {
 			continue
 		}
 		off += int64(i)
-		f, err := r.read(off)
+		f, err := r.parse(off, false)
 		if err == nil && int64(f.acked) > from {
 			return off, true, nil
 		}

@@ -193,16 +193,25 @@ func findTail(s *segment) (t tail, err error) {
 	return t, err
 }
 
+// unrelied fails when a frame acknowledges what stands at off, which is damaged.
+func (r *frames) unrelied(off int64) error {
+	at, found, err := r.later(off)
+	if err == nil && found {
+		err = corruptAt(r.s, off, "a damaged frame stands before a good one at %d that acknowledges it", at)
+	}
+	return err
+}
+
 // torn says that the bad frame at off is one that power cut short: nothing behind it relies on it. moved means that
 // it is there after all: its writer is another process, and was faster.
 func (r *frames) torn(off int64) (moved bool, err error) {
-	at, found, err := r.later(off)
-	if err != nil || !found {
+	err = r.unrelied(off)
+	if !errors.Is(err, ErrCorrupt) {
 		return false, err
 	}
 	r.buf = r.buf[:0]
-	if _, err := r.read(off); err == nil {
+	if _, again := r.read(off); again == nil {
 		return true, nil
 	}
-	return false, corruptAt(r.s, off, "a damaged frame stands before a good one at %d that acknowledges it", at)
+	return false, err
 }
