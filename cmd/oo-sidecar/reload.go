@@ -38,6 +38,7 @@ func (s *sidecar) tryReload(load func() (*config.Config, []config.Problem, error
 	if err := s.use(next); err != nil {
 		return errors.Join(err, s.upstream.Reload(running.Proxy, s.own()...))
 	}
+	s.proxy.Use(next.Proxy)
 	for _, w := range warnings {
 		s.log.Warn("configuration: " + w.Error())
 	}
