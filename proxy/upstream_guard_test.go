@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,28 @@ func TestStaleConnections(t *testing.T) {
 				t.Errorf("%d executions of 20 calls", len(x.requests()))
 			}
 		})
+	}
+}
+
+// A connection that dies between the look at it and the first write has taken nothing: the same attempt goes on with
+// another one.
+func TestConnectionDiesBeforeTheFirstByte(t *testing.T) {
+	noLeaks(t)
+	done := make(chan struct{})
+	x := newRawTool(t, func(c *rawConn) { serving(okAnswer)(c); <-done })
+	defer close(done)
+	u := newUpstream(t, loopback)
+	a := attemptTo(x.addr)
+	send(t, u, a).wantWhole(t, 200, "ok")
+	p := &u.routes.Load().pool
+	c := p.take(backendOf(a), time.Now())
+	if err := c.under.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	p.put(c, time.Now())
+	send(t, u, a).wantWhole(t, 200, "ok")
+	if len(x.requests()) != 2 || x.connections() != 2 {
+		t.Errorf("%d executions on %d connections, want 2 on 2", len(x.requests()), x.connections())
 	}
 }
 
@@ -237,10 +260,15 @@ func (c closing) Close() error { c.onClose(); return nil }
 func TestPoolBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pool
+		kept := func() (connections, backends int) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.count, len(p.idle)
+		}
 		a, b := backend{authority: "a:80"}, backend{https: true, authority: "a:80"}
-		closed := 0
+		var closed atomic.Int64
 		idle := func(to backend) *link {
-			return &link{to: to, born: time.Now(), patience: idleTime, under: closing{onClose: func() { closed++ }}}
+			return &link{to: to, born: time.Now(), patience: idleTime, under: closing{onClose: func() { closed.Add(1) }}}
 		}
 		first, second := idle(a), idle(a)
 		p.put(first, time.Now())
@@ -257,38 +285,38 @@ func TestPoolBounds(t *testing.T) {
 		p.put(second, time.Now())
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if p.take(a, time.Now()) != second || p.take(a, time.Now()) != nil || closed != 1 {
-			t.Errorf("idle time is not kept: %d closed", closed)
+		if p.take(a, time.Now()) != second || p.take(a, time.Now()) != nil || closed.Load() != 1 {
+			t.Errorf("idle time is not kept: %d closed", closed.Load())
 		}
 		time.Sleep(lifetime)
-		if p.put(second, time.Now()); closed != 2 {
+		if p.put(second, time.Now()); closed.Load() != 2 {
 			t.Error("lifetime is not kept")
 		}
 
-		closed = 0
+		closed.Store(0)
 		for range idlePerHost + 3 {
 			p.put(idle(a), time.Now())
 		}
-		if closed != 3 || p.count != idlePerHost {
-			t.Errorf("%d closed, %d kept", closed, p.count)
+		if n, _ := kept(); closed.Load() != 3 || n != idlePerHost {
+			t.Errorf("%d closed, %d kept", closed.Load(), n)
 		}
 		for i := range 2 * idleTogether {
 			p.put(idle(backend{authority: string(rune('a'+i%1000)) + ":1"}), time.Now())
 		}
-		if p.count != idleTogether {
-			t.Errorf("%d kept in all", p.count)
+		if n, _ := kept(); n != idleTogether {
+			t.Errorf("%d kept in all", n)
 		}
 		time.Sleep(3 * idleTime)
 		synctest.Wait()
-		if p.count != 0 || len(p.idle) != 0 || p.sweep != nil {
-			t.Errorf("%d left for %d backends after a silence", p.count, len(p.idle))
+		if n, backends := kept(); n != 0 || backends != 0 {
+			t.Errorf("%d left for %d backends after a silence", n, backends)
 		}
 
-		closed = 0
+		closed.Store(0)
 		p.put(idle(a), time.Now())
 		p.close()
-		if p.put(idle(a), time.Now()); closed != 2 {
-			t.Errorf("%d closed after the end, want 2", closed)
+		if p.put(idle(a), time.Now()); closed.Load() != 2 {
+			t.Errorf("%d closed after the end, want 2", closed.Load())
 		}
 	})
 }

@@ -33,7 +33,7 @@ type rawConn struct {
 	n    int // of the tool's connections, from 1
 }
 
-func newRawTool(t *testing.T, script func(c *rawConn)) *rawTool {
+func newRawTool(t testing.TB, script func(c *rawConn)) *rawTool {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -42,7 +42,7 @@ func newRawTool(t *testing.T, script func(c *rawConn)) *rawTool {
 	return newRawToolOn(t, l, script)
 }
 
-func newRawToolOn(t *testing.T, l net.Listener, script func(c *rawConn)) *rawTool {
+func newRawToolOn(t testing.TB, l net.Listener, script func(c *rawConn)) *rawTool {
 	tool := &rawTool{addr: l.Addr().String()}
 	var running sync.WaitGroup
 	var mu sync.Mutex
@@ -143,12 +143,41 @@ func serving(text string) func(*rawConn) {
 	}
 }
 
+// answering gives an answer of size bytes to every request, without keeping the requests.
+func answering(size int) func(*rawConn) {
+	text := "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size)
+	return func(c *rawConn) {
+		for {
+			length := 0
+			for {
+				line, err := c.r.ReadSlice('\n')
+				if err != nil {
+					return
+				}
+				if digits, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
+					length, _ = strconv.Atoi(strings.TrimSpace(digits))
+				}
+				if len(line) == 2 {
+					break
+				}
+			}
+			if _, err := c.r.Discard(length); err != nil {
+				return
+			}
+			c.say(text)
+		}
+	}
+}
+
+// farAway is a deadline that no test meets.
+var farAway = time.Now().Add(time.Hour)
+
 const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // loopback is the configuration by which tests reach their own servers.
 var loopback = Config{AllowPrivate: []string{"127.0.0.0/8", "::1/128"}}
 
-func newUpstream(t *testing.T, c Config) *Upstream {
+func newUpstream(t testing.TB, c Config) *Upstream {
 	t.Helper()
 	u, err := NewUpstream(c)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -326,26 +327,28 @@ func TestHeadHasNoBody(t *testing.T) {
 func TestEarlyAnswerToALargeBody(t *testing.T) {
 	noLeaks(t)
 	large := []byte(strings.Repeat("b", 32<<20))
-	for name, script := range map[string]func(c *rawConn){
-		"closes":      func(c *rawConn) { c.head(); c.say("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno") },
-		"never reads": func(c *rawConn) { c.head(); c.say("HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"); c.gone() },
-		"reads at last": func(c *rawConn) {
-			c.head()
-			c.say("HTTP/1.1 413 Too Large\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n")
+	const refusal = "HTTP/1.1 413 Too Large\r\n"
+	for name, script := range map[string]func(c *rawConn, done chan struct{}){
+		"closes":      func(c *rawConn, _ chan struct{}) { c.say(refusal + "Content-Length: 2\r\n\r\nno") },
+		"never reads": func(c *rawConn, done chan struct{}) { c.say(refusal + "Content-Length: 2\r\n\r\nno"); <-done },
+		"reads at last": func(c *rawConn, _ chan struct{}) {
+			c.say(refusal + "Transfer-Encoding: chunked\r\n\r\n2\r\nno\r\n")
 			_, _ = io.CopyN(io.Discard, c.r, int64(len(large)))
 			c.say("0\r\n\r\n")
 			c.gone()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := newRawTool(t, script)
+			done := make(chan struct{})
+			x := newRawTool(t, func(c *rawConn) { c.head(); script(c, done) })
+			defer close(done)
 			u := newUpstream(t, loopback)
 			a := attemptTo(x.addr)
 			a.Body = large
 			s := send(t, u, a)
 			if name == "closes" && s.err != nil {
 				// The reset of the unread bytes may overtake the answer; then nobody can know.
-				s.wantError(t, s.phase, govern.ErrBroken, "could not be sent whole")
+				s.wantError(t, s.phase, govern.ErrBroken, x.addr)
 				if s.phase < govern.FirstByte {
 					t.Errorf("phase %d says that nothing was sent", s.phase)
 				}
@@ -435,6 +438,24 @@ func TestContextEndsTheExchange(t *testing.T) {
 		}
 		cancel()
 		if _, err := io.ReadAll(answer.Body); !errors.Is(err, context.Canceled) || !errors.Is(err, govern.ErrBroken) {
+			t.Errorf("reading says %v", err)
+		}
+	})
+	t.Run("between two reads", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		x := newRawTool(t, func(c *rawConn) { c.request(); c.say("HTTP/1.1 200 OK\r\n\r\n"); c.gone() })
+		a := attemptTo(x.addr)
+		a.Timeout = time.Hour // so that nothing else ends it
+		answer, _, err := newUpstream(t, loopback).Send(ctx, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		expired := answer.Body.(*exchange).link.raw
+		for expired.Read(func(uintptr) bool { return true }) == nil {
+			runtime.Gosched()
+		}
+		if _, err := io.ReadAll(answer.Body); !errors.Is(err, context.Canceled) {
 			t.Errorf("reading says %v", err)
 		}
 	})
