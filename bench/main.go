@@ -1,0 +1,112 @@
+// Command bench measures oo-sidecar beside what it could be compared with: its cold start, memory and size, and, in
+// one interleaved run, its throughput and CPU time beside a direct call, a bare fasthttp reverse proxy and nginx.
+//
+// The load generator is this process; the tool, each proxy and the sidecar are processes of their own, so that CPU
+// time is of the one under test. All share the machine, so only ratios within one run mean anything. Linux only.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// The kernel ends our children when the thread that started them ends, so all are started from the main thread.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// settings are the flags of one run.
+type settings struct {
+	binary  string        // of oo-sidecar, stripped
+	nginx   string        // command; empty: left out
+	dir     string        // where journals and logs are written, on a disk
+	starts  int           // cold starts per kind of store
+	rounds  int           // of the interleaved run
+	measure time.Duration // per contender, number of callers and round
+	warm    time.Duration // before each measurement, not counted
+	assert  bool          // exit 1 when start-up or size miss their figure
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 1 && args[0] == "tool" {
+		return serveTool(ctx, out)
+	}
+	if len(args) == 2 && args[0] == "bare" {
+		return serveBare(ctx, out, args[1])
+	}
+	var s settings
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&s.binary, "binary", "bin/oo-sidecar", "the `file` of oo-sidecar to measure, built stripped")
+	f.StringVar(&s.nginx, "nginx", "nginx", "the nginx `command`; empty leaves it out")
+	f.StringVar(&s.dir, "dir", "", "`directory` for journals and logs, on a disk (default: a new one in the temporary directory)")
+	f.IntVar(&s.starts, "starts", 9, "cold starts per kind of store")
+	f.IntVar(&s.rounds, "rounds", 5, "rounds of the interleaved run; figures are their medians")
+	f.DurationVar(&s.measure, "measure", time.Second, "length of one measurement")
+	f.DurationVar(&s.warm, "warm", 150*time.Millisecond, "uncounted calls before each measurement")
+	f.BoolVar(&s.assert, "assert", false, "exit 1 when start-up or size miss what is wanted; nothing else is ever asserted")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if f.NArg() > 0 || s.starts < 1 || s.rounds < 1 {
+		return fmt.Errorf("unknown argument, or starts or rounds below 1; see -h")
+	}
+	return bench(ctx, s, out)
+}
+
+// bench measures everything and prints as it goes. What it starts and writes is gone when it returns.
+func bench(ctx context.Context, s settings, out io.Writer) error {
+	dir, err := os.MkdirTemp(s.dir, "oo-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	m, err := describeMachine(dir)
+	if err != nil {
+		return err
+	}
+	m.print(out)
+
+	tool, toolAddress, err := startRole(ctx, dir, "tool")
+	if err != nil {
+		return err
+	}
+	defer tool.stop()
+	foot, err := measureFootprint(ctx, s, dir, toolAddress)
+	if err != nil {
+		return err
+	}
+	foot.print(out)
+
+	field, end, err := startField(ctx, s, dir, toolAddress)
+	defer end()
+	if err != nil {
+		return err
+	}
+	results, err := interleave(ctx, s, field, progressTo(os.Stderr))
+	if err != nil {
+		return err
+	}
+	results.print(out)
+	results.printWanted(out)
+	if s.assert && !foot.met() {
+		return errors.New("start-up or size is not what is wanted")
+	}
+	return nil
+}
