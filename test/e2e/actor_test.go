@@ -223,11 +223,17 @@ func (a *actor) connections() int {
 	return a.links
 }
 
+// signed has a tool's calls signed with a secret of its own.
+var signed = settings{"type": "hmac_sha256"}
+
 // tool is the registration of one of the actor's tools.
 func (a *actor) tool(name string, more settings) settings {
 	all := settings{"name": name, "url": a.URL + "/" + name, "timeout": "5s"}
 	for k, v := range more {
 		all[k] = v
+	}
+	if _, is := all["auth"]; is {
+		all["auth"] = settings{"type": "hmac_sha256", "secrets": []string{"the-secret-of-the-tool-" + name}}
 	}
 	return all
 }

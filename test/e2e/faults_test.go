@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-const big = 20 << 20
+const huge = 20 << 20
 
 // fault is a tool that misbehaves, what the first caller of it gets, and what the second one does.
 type fault struct {
@@ -83,10 +83,10 @@ var faults = []fault{
 	{"length and chunks", words("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), nil, 504, "upstream_outcome_unknown", "unknown", "outcome_unknown"},
 	{"HTTP/1.0", words("HTTP/1.0 200 OK\r\n\r\nuntil the end"), nil, 200, "", "", "replay"},
 	{"chunks", words("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"), nil, 200, "", "", "replay"},
-	{"20 MB", func(x *scene) { x.answer(200, strings.Repeat("x", big)) }, nil, 200, "", "", "result_not_kept"},
+	{"20 MB", func(x *scene) { x.answer(200, strings.Repeat("x", huge)) }, nil, 200, "", "", "result_not_kept"},
 	{"20 MB in chunks", func(x *scene) {
 		x.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-		for range big >> 20 {
+		for range huge >> 20 {
 			x.say("100000\r\n" + strings.Repeat("x", 1<<20) + "\r\n")
 		}
 		x.say("0\r\n\r\n")
@@ -142,7 +142,7 @@ func (f *fault) check(t *testing.T, s *sidecar, a *actor, name string) {
 		}
 	case "result_not_kept":
 		second.is(t, "second", 410, f.again, "dedup", "done")
-		if len(first.body) != big || !strings.Contains(second.body, `"length":`+strconv.Itoa(big)) || !strings.Contains(second.body, `"sha256":"`) {
+		if len(first.body) != huge || !strings.Contains(second.body, `"length":`+strconv.Itoa(huge)) || !strings.Contains(second.body, `"sha256":"`) {
 			t.Errorf("%d bytes came, then %.600s", len(first.body), second.body)
 		}
 	default:
@@ -307,9 +307,8 @@ func TestWindows(t *testing.T) {
 		}
 		ok(x)
 	})
-	sign := settings{"type": "hmac_sha256", "secrets": []string{"a-secret-for-windows"}}
 	s := start(t, []settings{
-		a.tool("brief", settings{"dedup": settings{"ttl": "2s"}, "auth": sign}),
+		a.tool("brief", settings{"dedup": settings{"ttl": "2s"}, "auth": signed}),
 		a.tool("declined", settings{"dedup": settings{"failed_ttl": "1s"}}),
 	}, nil)
 	for _, name := range []string{"brief", "declined"} {
@@ -458,7 +457,7 @@ func TestDrain(t *testing.T) {
 // TestSecretsStayInside: what the sidecar adds for the tool is seen by the tool alone.
 func TestSecretsStayInside(t *testing.T) {
 	t.Parallel()
-	const secret, signing = "sk_live_very_secret_credential", "whsec_of_the_signature_0123456789"
+	const secret, signing = "sk_live_very_secret_credential", "the-secret-of-the-tool-pay"
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -468,7 +467,7 @@ func TestSecretsStayInside(t *testing.T) {
 	})
 	s := start(t, []settings{a.tool("pay", settings{
 		"headers": settings{"Authorization": "Bearer ${file:" + file + "}", "X-Api-Key": "${file:" + file + "}"},
-		"auth":    settings{"type": "hmac_sha256", "secrets": []string{signing}},
+		"auth":    signed,
 	})}, settings{"log": settings{"level": "debug"}})
 	body := `{"card":"4242424242424242"}`
 	answers := []answer{s.invoke("pay", body, "Authorization", "Bearer of-the-agent"), s.invoke("pay", body, "Authorization", "Bearer of-the-agent")}
