@@ -21,7 +21,7 @@ type outcome struct {
 
 // load is calls of one tool: n of them, identical or all different.
 type load struct {
-	url, media, template string // @ is the call's number, 0 in identical calls
+	url, media, template string // # is the call's number, 0 in identical calls
 	proxy                string // "": the url is the sidecar's own
 	n                    int
 	same                 bool
@@ -31,7 +31,7 @@ func (l load) body(i int) string {
 	if l.same {
 		i = 0
 	}
-	return strings.ReplaceAll(l.template, "@", fmt.Sprint(i))
+	return strings.ReplaceAll(l.template, "#", fmt.Sprint(i))
 }
 
 // byGo calls with Go's net/http from 64 goroutines, over the reverse path only: it never uses a proxy for loopback.
@@ -131,8 +131,8 @@ func TestAtMostOnce(t *testing.T) {
 		name, url, media, template string
 		executions                 func() int
 	}{
-		{"stripe.charge", chargeURL, "application/x-www-form-urlencoded", "amount=9999&currency=usd&source=tok_visa&description=%s-@", func() int { return int(charges.calls.Load()) }},
-		{"send_mail", mailURL, "application/json", `{"From":{"Email":"agent@example.test"},"To":[{"Email":"c@example.test"}],"Subject":"%s @","Text":"Thank you."}`, mails.messages},
+		{"stripe.charge", chargeURL, "application/x-www-form-urlencoded", "amount=9999&currency=usd&source=tok_visa&description=%s-#", func() int { return int(charges.calls.Load()) }},
+		{"send_mail", mailURL, "application/json", `{"From":{"Email":"agent@example.test"},"To":[{"Email":"c@example.test"}],"Subject":"%s #","Text":"Thank you."}`, mails.messages},
 	}
 	clients := []struct {
 		name string
