@@ -24,6 +24,7 @@ type callFact struct {
 	state     dedup.State
 	keys      []dedup.Identity
 	requestID string
+	lost      uint64       // bit i says that keys[i] belongs to a newer call by now
 	taken     uint64       // claim: fence of the unknown call that it takes over; 0: it was charged
 	back      dedup.Refund // end
 	record    []byte       // claim, carried: the audit record to complete
@@ -35,6 +36,7 @@ func (f *callFact) append(buf []byte, body bool) []byte {
 	w.state(&f.state)
 	w.identities(f.keys)
 	w.text(f.requestID)
+	w.uint(f.lost)
 	w.uint(f.taken)
 	w.bool(f.back.Call)
 	w.int(int64(f.back.Spend))
@@ -45,7 +47,7 @@ func (f *callFact) append(buf []byte, body bool) []byte {
 
 func parseCall(p []byte) (f callFact, err error) {
 	r := newReader(p)
-	f = callFact{state: r.state(), keys: r.identities(), requestID: r.text(), taken: r.uint()}
+	f = callFact{state: r.state(), keys: r.identities(), requestID: r.text(), lost: r.uint(), taken: r.uint()}
 	f.back.Call = r.bool()
 	f.back.Spend = tool.Money(r.int())
 	f.record, f.answer = r.bytes(), r.answer()

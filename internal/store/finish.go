@@ -55,11 +55,21 @@ func (e *Embedded) finish(end *dedup.End) (*outcome, *call, error) {
 
 // factOf is what an end says.
 func (e *Embedded) factOf(c *call, next dedup.State, back dedup.Refund, a *dedup.Answer) callFact {
-	f := callFact{state: next, keys: c.keys, requestID: c.requestID, back: back}
+	f := callFact{state: next, keys: c.keys, requestID: c.requestID, back: back, lost: e.lost(c)}
 	if stays(&next) {
 		f.answer = a
 	}
 	return f
+}
+
+// lost are those of the call's keys, by bit, that belong to a newer call: an unknown one that blocked for its window only.
+func (e *Embedded) lost(c *call) (bits uint64) {
+	for i, id := range c.keys {
+		if !e.owns(c, id.Key) {
+			bits |= 1 << i
+		}
+	}
+	return bits
 }
 
 // stays says whether duplicates will ask for the state's body.
@@ -208,8 +218,8 @@ func (e *Embedded) keepUnknown(c *call, f *callFact, seq uint64) {
 	u.end(dedup.Ending{Outcome: dedup.Unknown, At: f.state.Ended})
 	e.calls[f.state.Fence] = u
 	e.unknown++
-	for _, id := range f.keys {
-		if e.owns(c, id.Key) {
+	for i, id := range f.keys {
+		if e.owns(c, id.Key) && f.lost>>i&1 == 0 {
 			e.live[id.Key] = u
 		}
 	}
@@ -218,8 +228,8 @@ func (e *Embedded) keepUnknown(c *call, f *callFact, seq uint64) {
 // bury moves an ended call's keys to the index, or forgets them.
 func (e *Embedded) bury(c *call, f *callFact, at journal.Location) {
 	now := f.state.Ended
-	for _, id := range f.keys {
-		if !e.owns(c, id.Key) {
+	for i, id := range f.keys {
+		if !e.owns(c, id.Key) || f.lost>>i&1 != 0 {
 			continue
 		}
 		delete(e.live, id.Key)

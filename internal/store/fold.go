@@ -117,7 +117,7 @@ func (e *Embedded) carryOpen(before uint64, emit func(journal.Entry)) {
 		if c.seq >= before || c.pending || c.ended {
 			continue
 		}
-		f := callFact{state: c.state, keys: c.keys, requestID: c.requestID, record: c.record}
+		f := callFact{state: c.state, keys: c.keys, requestID: c.requestID, record: c.record, lost: e.lost(c)}
 		kind := kindCarried
 		if c.state.Outcome == dedup.Unknown {
 			kind = kindEnd
@@ -171,9 +171,9 @@ func (e *Embedded) carryOne(f *callFact, at journal.Location) (*move, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := &move{}
-	for _, id := range f.keys {
+	for i, id := range f.keys {
 		p, ok := e.index.get(id.Key)
-		if !ok || e.live[id.Key] != nil || p.tombstone == f.state.Held || p.at != at && p.at != (journal.Location{}) {
+		if !ok || f.lost>>i&1 != 0 || e.live[id.Key] != nil || p.tombstone == f.state.Held || p.at != at && p.at != (journal.Location{}) {
 			continue
 		}
 		m.from, f.state.Expires = p.at, earlier(f.state.Expires, p.expires)
@@ -182,7 +182,7 @@ func (e *Embedded) carryOne(f *callFact, at journal.Location) (*move, error) {
 	if len(m.keys) == 0 || !f.state.Expires.After(e.now()) {
 		return nil, nil
 	}
-	f.keys = m.keys
+	f.keys, f.lost = m.keys, 0
 	entry := journal.Entry{Kind: kindEnd, Fact: f.append(nil, false), Must: true}
 	entry.Body, entry.BodyUntil = body, f.state.Expires
 	var err error
