@@ -16,7 +16,7 @@ import (
 func (j *Journal) Maintain(ctx context.Context) error {
 	j.maintaining.Lock()
 	defer j.maintaining.Unlock()
-	for {
+	for range j.sealed() { // dropping writes too, and must not chase itself
 		s := j.outlived()
 		if s == nil {
 			break
