@@ -42,7 +42,7 @@ func judge(to netip.AddrPort, r rules) error {
 }
 
 func denied(a netip.Addr, why string) error {
-	return fmt.Errorf("%w: the address %s %s", govern.ErrDestination, a, why)
+	return fail(govern.ErrDestination, "the address %s %s", a, why)
 }
 
 // kindOf names what keeps an address from being a public one; empty when nothing does. An IPv6 address is what the
@@ -130,11 +130,11 @@ var metadataHosts = []string{
 func judgeName(host string) error {
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
 	if slices.Contains(metadataHosts, name) {
-		return fmt.Errorf("%w: %s is a cloud metadata service, which no call may reach", govern.ErrDestination, name)
+		return fail(govern.ErrDestination, "%s is a cloud metadata service, which no call may reach", name)
 	}
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	if strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") && strings.Trim(last[2:], "0123456789abcdef") == "" {
-		return fmt.Errorf("%w: %q is neither a host name nor an IP address in its usual form", govern.ErrDestination, host)
+		return fail(govern.ErrDestination, "%q is neither a host name nor an IP address in its usual form", host)
 	}
 	return nil
 }

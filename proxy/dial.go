@@ -110,7 +110,7 @@ func (d *Dialer) place(authority string, t *tool.Tool, secretInClear bool) (plac
 	host, digits, err := net.SplitHostPort(authority)
 	port, bad := strconv.ParseUint(digits, 10, 16)
 	if err != nil || bad != nil || port == 0 {
-		return place{}, fmt.Errorf("%w: %q is not host:port", govern.ErrDestination, authority)
+		return place{}, fail(govern.ErrDestination, "%q is not host:port", authority)
 	}
 	p := place{host: plainName(host), port: uint16(port), rules: rules{clear: secretInClear, allowed: d.allowed, own: d.own.include}}
 	_, p.direct = d.resolve[p.host]
@@ -142,7 +142,7 @@ func (d *Dialer) open(ctx context.Context, to place) (conn net.Conn, peer netip.
 	}
 	if d.via != nil && !to.direct && (addrs == nil || kindOf(addrs[0].Addr()) == "") {
 		if to.rules.clear {
-			return nil, peer, fmt.Errorf("%w: a credential or signature for %s would pass the corporate proxy in the clear; use https", govern.ErrDestination, to.host)
+			return nil, peer, fail(govern.ErrDestination, "a credential or signature for %s would pass the corporate proxy in the clear; use https", to.host)
 		}
 		conn, err = d.via.connect(ctx, d, net.JoinHostPort(to.host, strconv.Itoa(int(to.port))))
 		return conn, peer, err
@@ -271,7 +271,7 @@ func connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
 	if !ok || tcp.AddrPort().Addr().Unmap() != to.Addr() && !to.Addr().IsUnspecified() || tcp.AddrPort().Port() != to.Port() {
 		conn.Close()
-		return nil, fmt.Errorf("%w: a connection to %s ended at %s", govern.ErrDestination, to, conn.RemoteAddr())
+		return nil, fail(govern.ErrDestination, "a connection to %s ended at %s", to, conn.RemoteAddr())
 	}
 	return conn, nil
 }
@@ -279,9 +279,9 @@ func connect(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 // unreachable is err in words, as a failure before anything was sent. When ctx was ended by its owner that shows too.
 func unreachable(ctx context.Context, what string, err error) error {
 	if ctx.Err() == context.Canceled {
-		return fmt.Errorf("%w: %s: %w", govern.ErrUnreachable, what, context.Canceled)
+		return fail(govern.ErrUnreachable, "%s: %w", what, context.Canceled)
 	}
-	return fmt.Errorf("%w: %s: %s", govern.ErrUnreachable, what, words(err))
+	return fail(govern.ErrUnreachable, "%s: %s", what, words(err))
 }
 
 // words says what went wrong without repeating where.

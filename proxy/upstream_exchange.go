@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync/atomic"
@@ -204,13 +203,13 @@ func (x *exchange) lost(kind error, what string, err error) error {
 	to := x.link.to.authority
 	switch {
 	case x.stopped.Load():
-		return fmt.Errorf("%w: %s: %s: %w", kind, to, what, x.why)
+		return fail(kind, "%s: %s: %w", to, what, x.why)
 	case errors.Is(err, os.ErrDeadlineExceeded) && kind == govern.ErrBroken:
-		return fmt.Errorf("%w: %s: %s within %s: %w", kind, to, what, x.gap, context.DeadlineExceeded)
+		return fail(kind, "%w", fail(context.DeadlineExceeded, "%s: %s within %s", to, what, x.gap))
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%w: %s: %s: the connection was closed", kind, to, what)
+		return fail(kind, "%s: %s: the connection was closed", to, what)
 	}
-	return fmt.Errorf("%w: %s: %s: %s", kind, to, what, words(err))
+	return fail(kind, "%s: %s: %s", to, what, words(err))
 }
 
 // end gives the connection back, or up. Read says said from now on.

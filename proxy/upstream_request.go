@@ -9,16 +9,8 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 )
 
-// WireAuthority is an authority (host:port) as the Host header of a request spells it: without the scheme's own port.
-// A signature over "authority as sent" signs this text.
-func WireAuthority(scheme, authority string) string {
-	if scheme == "https" {
-		return strings.TrimSuffix(authority, ":443")
-	}
-	return strings.TrimSuffix(authority, ":80")
-}
-
 // appendRequest writes the head of the request that a asks for, byte by byte from its parts, which sendable has passed.
+// The Host is the text that a signature over "authority as sent" covers.
 func appendRequest(b []byte, a *govern.Attempt) []byte {
 	b = append(b, a.Method...)
 	b = append(b, ' ')
@@ -28,7 +20,7 @@ func appendRequest(b []byte, a *govern.Attempt) []byte {
 		b = append(b, a.Target.Query...)
 	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, WireAuthority(a.Target.Scheme, a.Target.Authority)...)
+	b = append(b, a.Target.HostHeader()...)
 	b = append(b, '\r', '\n')
 	for i := range a.Header {
 		b = append(b, a.Header[i].Name...)

@@ -95,7 +95,7 @@ func untrusted(ctx context.Context, host string, err error) error {
 	default:
 		return unreachable(ctx, "TLS with "+host, err)
 	}
-	return fmt.Errorf("%w: the certificate of %s %s", govern.ErrUntrusted, host, why)
+	return fail(govern.ErrUntrusted, "the certificate of %s %s", host, why)
 }
 
 // named are the names a certificate is for, the first few.
