@@ -115,13 +115,21 @@ type record struct {
 	Count    int    `json:"count"`
 }
 
-// records is the whole audit.
-func (s *sidecar) records() (all []record) {
+// export ends the sidecar and gives its audit: what is written last is shown within a second, or at the end.
+func (s *sidecar) export(flags ...string) string {
 	s.t.Helper()
-	out, errs, code := s.cli("audit", "export")
+	s.stop()
+	out, errs, code := s.cli(append([]string{"audit", "export"}, flags...)...)
 	if code != 0 {
 		s.t.Fatalf("audit export: exit %d: %s", code, errs)
 	}
+	return out
+}
+
+// records ends the sidecar and reads its audit.
+func (s *sidecar) records() (all []record) {
+	s.t.Helper()
+	out := s.export()
 	for line := range strings.Lines(out) {
 		var r record
 		if err := json.Unmarshal([]byte(line), &r); err != nil {

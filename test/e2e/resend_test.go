@@ -207,7 +207,7 @@ func TestResolve(t *testing.T) {
 	if n := s.unknowns(); n != 0 {
 		t.Errorf("%d calls are still unknown", n)
 	}
-	if out, _, _ := s.cli("audit", "export", "--changes"); !strings.Contains(out, "seen in the ledger") || !strings.Contains(out, "the ledger has none") {
+	if out := s.export("--changes"); !strings.Contains(out, "seen in the ledger") || !strings.Contains(out, "the ledger has none") {
 		t.Error("the audit does not tell who resolved what")
 	}
 }
