@@ -58,7 +58,7 @@ func (b *batch) add(seq uint64, e *Entry) {
 	out, body := appendEntry(b.buf, seq, e)
 	b.buf = out
 	if e.Body != nil {
-		b.bodies = append(b.bodies, bodySpan{seq, body, len(e.Body), e.BodyUntil.UnixNano()})
+		b.bodies = append(b.bodies, bodySpan{seq, body, len(e.Body), untilOf(e.BodyUntil)})
 	}
 	b.grow(seq)
 }

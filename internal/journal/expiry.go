@@ -23,4 +23,4 @@ func (x expiry) due(now int64) (n int64) {
 }
 
 // hourOf rounds up, so that what is due in an hour has expired when the hour has come.
-func hourOf(t int64) int64 { return (t + int64(time.Hour) - 1) / int64(time.Hour) }
+func hourOf(t int64) int64 { return (t-1)/int64(time.Hour) + 1 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"hash"
 	"hash/crc32"
+	"math"
+	"time"
 )
 
 // A frame is one commit: a header, in the first frame of a segment a seal, then the entries. All integers are
@@ -139,10 +141,21 @@ func appendEntry(p []byte, seq uint64, e *Entry) (out []byte, body int) {
 		return append(p, e.Fact...), 0
 	}
 	p = le.AppendUint32(p, uint32(len(e.Body)))
-	p = le.AppendUint64(p, uint64(e.BodyUntil.UnixNano()))
+	p = le.AppendUint64(p, uint64(untilOf(e.BodyUntil)))
 	p = append(p, e.Fact...)
 	p = append(p, make([]byte, digestSize)...)
 	return append(p, e.Body...), len(p)
+}
+
+// untilOf is the time in Unix nanoseconds; without one, or past the year 2262, a body is kept for as long as there is room.
+func untilOf(t time.Time) int64 {
+	switch {
+	case t.IsZero(), t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	}
+	return t.UnixNano()
 }
 
 // nextEntry splits the first entry off p. at is the offset of p in the frame's entries.

@@ -14,7 +14,7 @@ type Entry struct {
 	Kind      Kind
 	Fact      []byte    // lives for the journal's retention
 	Body      []byte    // may be dropped after BodyUntil; the chain covers its digest only
-	BodyUntil time.Time // zero with a nil Body
+	BodyUntil time.Time // zero: the body is kept for as long as there is room
 	// Must says that the entry may not be lost: when its frame fails it stays in memory and stands first in the
 	// next durable frame. Any other entry of a failed frame is gone, and its caller is told so.
 	// One such entry makes the whole batch of its Append a kept one.

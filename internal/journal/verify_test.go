@@ -315,12 +315,12 @@ func TestReadBehindAWriter(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := range 1500 {
+		for i := range 600 {
 			c, err := j.Append(entriesOf([]string{fmt.Sprint(i)}, false)...)
 			if err == nil {
 				err = c.Wait(context.Background())
 			}
-			if err == nil && i%300 == 299 {
+			if err == nil && i%150 == 149 {
 				err = j.Maintain(context.Background())
 			}
 			if err != nil {
