@@ -148,6 +148,17 @@ func (s *sidecar) verify() {
 	}
 }
 
+// running is how many requests are under way, waiters too.
+func (s *sidecar) running() int {
+	s.t.Helper()
+	for line := range strings.Lines(s.send("GET", "http://"+s.health+"/readyz?verbose", "").body) {
+		if _, value, is := strings.Cut(line, "running"); is {
+			return int(number(strings.Trim(value, " :=\n")))
+		}
+	}
+	return -1
+}
+
 // unknowns is how many calls wait for an operator.
 func (s *sidecar) unknowns() int {
 	s.t.Helper()
