@@ -125,3 +125,10 @@ func (w *writer) rawBody(contentType string, body []byte) {
 	sum := sha256.Sum256(body)
 	w.bytes(sum[:])
 }
+
+// IsJSON says whether the call's body is compared as JSON. Derive then refuses it unless it is strictly JSON, so that
+// others may read it too.
+func IsJSON(c *tool.Call) bool {
+	f, _ := bodyForm(c)
+	return f == formJSON
+}

@@ -15,28 +15,22 @@ type verdict struct {
 	again   bool          // the sidecar may send it once more under the same claim
 }
 
-// undelivered is how long the answer of an unregistered call waits for a caller that never got it.
-const undelivered = 24 * time.Hour
-
-// judgeAnswer says what a whole answer with this status means. taken: an earlier attempt may have run.
+// judgeAnswer says what a whole answer with this status means. taken: an earlier attempt of a call with effects may
+// have run; then only 2xx and 3xx settle it.
 func judgeAnswer(t *tool.Tool, status int, taken bool) verdict {
 	done := verdict{outcome: dedup.Done, keep: t.Dedup.TTL}
-	if t.Unregistered {
-		done.keep = undelivered
-	}
 	switch {
+	case !taken && slices.Contains(t.NotExecuted, status):
+		return verdict{outcome: dedup.Failed}
 	case status >= 200 && status <= 306:
 		return done
+	case taken && (status == 307 || status == 308):
+		return done
 	case taken:
-		if status == 307 || status == 308 {
-			return done
-		}
 		return judgeLoss(t, FirstByte)
-	case slices.Contains(t.NotExecuted, status) || releasing(status):
+	case releasing(status):
 		return verdict{outcome: dedup.Failed}
-	case status >= 307 && status <= 499:
-		return verdict{outcome: dedup.Failed, keep: t.Dedup.FailedTTL}
-	case t.Unregistered && status >= 500 && status <= 599:
+	case status >= 307 && status <= 499, t.Unregistered && status >= 500 && status <= 599:
 		return verdict{outcome: dedup.Failed, keep: t.Dedup.FailedTTL}
 	}
 	return judgeLoss(t, FirstByte)

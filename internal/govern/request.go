@@ -1,4 +1,3 @@
-// Package govern is the order of governance: what happens to one request, step by step. It knows no wire.
 package govern
 
 import (
@@ -76,7 +75,8 @@ type Stream interface {
 	Length() int64
 	// WriteTo copies the answer to w, flushing after each piece, withholds its last byte (or, for one without
 	// length, its return) until the outcome is durable, and returns nil only if the answer was whole. It must be
-	// called exactly once, also when the agent has gone (with a writer that fails): the call goes on.
+	// called exactly once, also when the agent has gone (with a writer that fails): the call goes on. A stream that is
+	// lost without it ends its call some time later.
 	WriteTo(ctx context.Context, w Flusher) error
 }
 

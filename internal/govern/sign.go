@@ -3,47 +3,28 @@ package govern
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/hmac"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
-// derivationCode is the refusal for a call whose keys cannot be derived.
-func derivationCode(err error) string {
-	if errors.Is(err, dedup.ErrKeyRequired) {
-		return "idempotency_key_required"
-	}
-	return "arguments_unparseable"
-}
-
 // attempt makes the n-th request of the call, signed over the exact bytes that will be sent.
 func (p *passage) attempt(n int) (*Attempt, error) {
 	now := time.Now()
-	key := p.upstreamKey()
-	a := &Attempt{Tool: p.tool, Method: p.call.Method, Target: p.call.Target, Body: p.call.Body, HasBody: p.call.HasBody, Timeout: p.tool.Timeout}
+	a := &Attempt{Tool: p.tool, Method: p.call.Method, Target: p.call.Target, HasBody: p.call.HasBody || p.tool.Body == tool.Envelope, Timeout: p.tool.Timeout}
 	var err error
-	if p.tool.Body == tool.Envelope {
-		a.HasBody = true
-		if a.Body, err = p.envelope(key, now); err != nil {
-			return nil, err
-		}
+	if a.Body, err = p.compose(p.runKey, now); err != nil {
+		return nil, err
 	}
-	if at := p.tool.UpstreamKey.JSON; at != "" {
-		if a.Body, err = setMember(a.Body, at, key); err != nil {
-			return nil, err
-		}
-	}
-	a.Header = p.toTool(key)
+	a.Header = p.toTool(p.runKey)
 	keys := p.s.signers[p.tool]
 	if keys == nil {
 		return a, nil
 	}
-	signed, err := keys.Sign(p.signable(a, key), now)
+	signed, err := keys.Sign(p.signable(a, p.runKey), now)
 	if err != nil {
 		return nil, err
 	}
@@ -52,14 +33,6 @@ func (p *passage) attempt(n int) (*Attempt, error) {
 	}
 	a.Header = append(a.Header, p.whoCalls(n)...)
 	return a, nil
-}
-
-// upstreamKey is the idempotency key that the tool sees: the same for every attempt of one run of the call.
-func (p *passage) upstreamKey() string {
-	if !p.keys.Applies {
-		return dedup.UpstreamKey(p.keys.Arguments, p.begun.Fence)
-	}
-	return dedup.UpstreamKey(p.begun.Key, p.begun.Generation)
 }
 
 // toTool are the headers of the request to the tool: the agent's end-to-end ones, then those of ours. Of an unregistered

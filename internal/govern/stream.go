@@ -7,27 +7,22 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"log/slog"
-	"runtime/debug"
-	"strings"
+	"runtime"
 	"time"
-
-	"github.com/oo-sidecar/oo-sidecar/dedup"
 )
 
 // passOn hands the answer to the wire as it comes. From here on the stream owns outcome, record and metrics.
-func (p *passage) passOn(res result, v verdict) *Reply {
-	p.handed = true
-	p.rec.UpstreamStatus = res.answer.Status
-	outcome := p.rec.Outcome
+func (p *passage) passOn(reply *Reply, a *Answer, v verdict) *Reply {
+	s := &stream{p: p, answer: a, verdict: v, digest: sha256.New()}
+	reply.Stream = s
+	known := p.rec.Outcome
 	p.rec.Outcome = "" // the head goes out before anybody knows
-	headers := p.headers()
-	p.rec.Outcome = outcome
-	return &Reply{
-		Status: res.answer.Status, Header: append(res.answer.Header, headers...),
-		Stream:   &stream{p: p, answer: res.answer, verdict: v, digest: sha256.New()},
-		Decision: Executed, Reason: p.rec.PolicyReason, Key: short(p.rec.Key), Delivered: p.delivered(),
-	}
+	p.reply(reply)
+	p.rec.Outcome = known
+	p.handed = true
+	// Should the wire lose the stream without a word, the call still ends.
+	runtime.SetFinalizer(s, func(s *stream) { go s.WriteTo(context.Background(), nobody{}) })
+	return reply
 }
 
 // stream is an answer on its way through. It ends its call exactly once, whatever happens to either side.
@@ -38,6 +33,8 @@ type stream struct {
 	digest  hash.Hash
 	kept    []byte // what has come so far, while it may still be kept
 	size    int64
+	held    []byte // the last byte that came of an answer whose length would otherwise end it
+	start   time.Time
 	ended   bool
 }
 
@@ -47,61 +44,59 @@ var errCut = errors.New("the tool's answer was cut")
 
 // WriteTo implements Stream.
 func (s *stream) WriteTo(_ context.Context, w Flusher) (err error) {
-	start := time.Now()
-	defer func() {
-		if x := recover(); x != nil {
-			s.p.g.Log(slog.LevelError, "a stream made the sidecar panic", "request_id", s.p.r.ID, "panic", fmt.Sprint(x), "stack", string(debug.Stack()))
-			err = errCut
-		}
-		s.answer.Body.Close()
-		s.p.upstream += time.Since(start)
-		s.end(err)
-	}()
-	var held [1]byte
-	holding, writing, whole := false, true, false
-	buf := make([]byte, 32<<10)
-	for !whole {
-		n, readErr := s.answer.Body.Read(buf)
-		piece := buf[:n]
-		s.take(piece)
-		if writing && n > 0 {
-			writing = s.put(w, piece, &held, &holding) == nil
-		}
-		if !writing && s.p.tool == nil {
-			return errCut // nobody wants a passed call's answer any more
-		}
-		if errors.Is(readErr, io.EOF) {
-			whole = true
-		} else if readErr != nil {
-			return fmt.Errorf("%w: %w", errCut, readErr)
-		}
+	if !s.start.IsZero() {
+		return errCut
+	}
+	s.start = time.Now()
+	runtime.SetFinalizer(s, nil)
+	defer func() { err = s.close(err, recover()) }()
+	if err := s.copy(w); err != nil {
+		return err
 	}
 	s.end(nil)
-	if holding && writing {
-		if _, err := w.Write(held[:]); err != nil {
-			return nil
-		}
+	if len(s.held) > 0 { // that this fails is the wire's to see: the answer was whole
+		_, _ = w.Write(s.held)
 		_ = w.Flush()
 	}
 	return nil
 }
 
+// copy passes the answer on to its end, also when nobody reads it any more: its outcome counts.
+func (s *stream) copy(w Flusher) error {
+	buf := make([]byte, 32<<10)
+	for gone := false; ; {
+		n, err := s.answer.Body.Read(buf)
+		s.take(buf[:n])
+		if n > 0 && !gone {
+			gone = s.put(w, buf[:n]) != nil
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("%w: %w", errCut, err)
+		case gone && s.p.tool == nil:
+			return errors.New("its agent hung up") // and nobody wants a passed call's answer any more
+		}
+	}
+}
+
 // put writes a piece, holding the last byte back where the length would otherwise end the answer.
-func (s *stream) put(w Flusher, piece []byte, held *[1]byte, holding *bool) error {
-	if s.answer.Length < 0 {
+func (s *stream) put(w Flusher, piece []byte) error {
+	if s.answer.Length >= 0 {
+		if len(s.held) > 0 {
+			if _, err := w.Write(s.held); err != nil {
+				return err
+			}
+		}
+		last := len(piece) - 1
+		s.held = append(s.held[:0], piece[last])
+		piece = piece[:last]
+	}
+	if len(piece) > 0 {
 		if _, err := w.Write(piece); err != nil {
 			return err
 		}
-		return w.Flush()
-	}
-	if *holding {
-		if _, err := w.Write(held[:]); err != nil {
-			return err
-		}
-	}
-	*holding, held[0] = true, piece[len(piece)-1]
-	if _, err := w.Write(piece[:len(piece)-1]); err != nil {
-		return err
 	}
 	return w.Flush()
 }
@@ -120,99 +115,38 @@ func (s *stream) take(piece []byte) {
 	}
 }
 
-// end finishes the call once: whole when err is nil, cut otherwise.
+// close is the deferred first line of the stream's life.
+func (s *stream) close(err error, panicked any) error {
+	if panicked != nil {
+		s.p.panicked("a stream", panicked)
+		err = errCut
+	}
+	s.answer.Body.Close()
+	s.end(err)
+	s.p.leave()
+	s.p.settle()
+	return err
+}
+
+// end finishes the call once: with its answer when err is nil, as cut otherwise.
 func (s *stream) end(err error) {
 	if s.ended {
 		return
 	}
 	s.ended = true
 	p := s.p
-	v, refusal := s.verdict, ""
-	if err != nil && p.tool != nil {
-		v, refusal = judgeLoss(p.tool, FirstByteRead), "upstream_outcome_unknown"
-	}
-	var kept *dedup.Answer
-	if p.tool != nil && err == nil {
-		kept = p.keep(s.answer, s.kept, &v)
-		if kept != nil {
-			kept.Size, kept.Kept = s.size, s.size <= int64(p.g.Limits.AnswerBytes)
-			s.digest.Sum(kept.SHA256[:0])
-			if !kept.Kept {
-				kept.Body = nil
-			}
-		}
-	}
-	p.rec.Outcome = v.outcome.String()
+	p.upstream += time.Since(s.start)
 	if err != nil {
-		p.rec.Detail = err.Error()
+		v := p.loss(FirstByteRead)
+		p.rec.Outcome, p.rec.Detail = v.outcome.String(), err.Error()
+		p.finish(v, nil, "upstream_outcome_unknown")
+		return
 	}
-	p.finish(v, kept, refusal)
-	p.leave()
-	p.settle()
+	p.finish(s.verdict, p.kept(s.answer, &s.verdict, s.kept, s.size, [sha256.Size]byte(s.digest.Sum(nil))), "")
 }
 
-// pass sends a call that is no tool's: kill switch, destination rules and audit only.
-func (p *passage) pass(ctx context.Context) *Reply {
-	if p.g.Draining.Load() {
-		return p.refuse("draining", "")
-	}
-	p.rec.PolicyReason = "ok"
-	a := &Attempt{Method: p.call.Method, Target: p.call.Target, Header: p.call.Header, Body: p.call.Body, HasBody: p.call.HasBody, Timeout: passTimeout}
-	answer, phase, err := p.g.Sender.Send(ctx, a)
-	if err != nil {
-		if phase >= FirstByte {
-			p.rec.Outcome = dedup.Unknown.String()
-			return p.refuseAs(Executed, "upstream_outcome_unknown", err.Error())
-		}
-		code := lossCode(err)
-		if code == "destination_denied" {
-			return p.refuse(code, err.Error())
-		}
-		return p.refuseAs(Executed, code, err.Error())
-	}
-	p.rec.Decision, p.rec.Outcome = string(Executed), dedup.Done.String()
-	if answer.Status >= 400 {
-		p.rec.Outcome = dedup.Failed.String()
-	}
-	p.rec.Attempt = 1
-	return p.passOn(result{answer: answer}, verdict{outcome: outcomeOf(p.rec.Outcome)})
-}
+// nobody reads the stream that the wire has lost.
+type nobody struct{}
 
-func outcomeOf(word string) dedup.Outcome {
-	if word == dedup.Done.String() {
-		return dedup.Done
-	}
-	return dedup.Failed
-}
-
-// passTimeout bounds the silence of a host that is no tool; a language model may think for long.
-const passTimeout = 10 * time.Minute
-
-// kept are the headers of an answer that a replay carries.
-var kept = map[string]bool{
-	"content-type": true, "content-encoding": true, "content-language": true, "location": true, "content-location": true,
-	"etag": true, "last-modified": true, "link": true,
-}
-
-// keepable says whether a replay carries the header; more is keep_headers, in lower case.
-func keepable(name string, more []string) bool {
-	name = strings.ToLower(name)
-	if kept[name] {
-		return true
-	}
-	for _, m := range more {
-		if m == name && !neverKept(name) {
-			return true
-		}
-	}
-	return false
-}
-
-// neverKept are headers that belong to one exchange; keep_headers cannot name them.
-func neverKept(name string) bool {
-	switch name {
-	case "set-cookie", "date", "www-authenticate", "connection", "transfer-encoding", "content-length":
-		return true
-	}
-	return strings.HasPrefix(name, "x-onceonly-") || strings.Contains(name, "ratelimit")
-}
+func (nobody) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+func (nobody) Flush() error              { return io.ErrClosedPipe }

@@ -1,0 +1,144 @@
+package govern
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+	"github.com/oo-sidecar/oo-sidecar/policy"
+)
+
+// passage is one request on its way through the sequence. It belongs to one goroutine at a time: that of the request,
+// then, when the answer is passed on as it comes, that of its stream.
+type passage struct {
+	g   *Governor
+	s   *Snapshot
+	r   *Request
+	rec audit.Record
+
+	name   string     // of the tool, registered or not
+	tool   *tool.Tool // nil for a call that only passes
+	policy *policy.Policy
+	call   tool.Call
+	keys   dedup.Derived
+	cost   tool.Money
+
+	place   *bulkhead // of the tool, while a place in it is held
+	begun   dedup.Begun
+	nonce   uint64
+	runKey  string // the idempotency key that the tool sees: the same for every attempt of one run
+	open    bool   // a claim is held and not yet finished
+	sent    bool   // bytes of this request may have left
+	handed  bool   // a stream owns outcome, record and metrics now
+	settled bool   // the record is written
+
+	waited   time.Duration // for the holder of the same call, for a place, or before another attempt
+	upstream time.Duration // spent with the tool
+}
+
+func (g *Governor) open(r *Request) *passage {
+	g.running.Add(1)
+	return &passage{g: g, s: g.Snapshot(), r: r, rec: audit.Record{
+		Time: r.Arrived.UTC(), AgentID: r.Agent, Tenant: r.Tenant, Route: string(r.Route), Method: r.Method,
+		RequestID: r.ID, RunID: r.RunID, Decision: string(Blocked), RiskLevel: string(policy.Low),
+		Outcome: dedup.NotSent.String(), SpendUSD: "0", Tool: r.Name, Host: r.Target.Authority,
+	}}
+}
+
+// close is the deferred first line of the path: whatever happened, it leaves one record and an answer.
+func (p *passage) close(reply *Reply, panicked any) *Reply {
+	if panicked != nil {
+		p.panicked("a request", panicked)
+		reply = p.fail()
+	}
+	if !p.handed {
+		p.leave()
+		p.settle()
+	}
+	return reply
+}
+
+func (p *passage) panicked(what string, with any) {
+	p.g.Log(slog.LevelError, what+" made the sidecar panic", "request_id", p.r.ID, "panic", fmt.Sprint(with), "stack", string(debug.Stack()))
+}
+
+// fail ends a request in which the sidecar itself failed.
+func (p *passage) fail() *Reply {
+	p.handed = false
+	if !p.sent {
+		return p.giveBack("internal", "")
+	}
+	v := p.loss(FirstByte)
+	p.rec.Outcome = v.outcome.String()
+	reply := p.refuseAs(Executed, "internal", "")
+	p.finish(v, nil, "internal")
+	return reply
+}
+
+// settle writes the record and counts, once, unless the claim's end has carried it.
+func (p *passage) settle() {
+	if p.settled {
+		return
+	}
+	p.settled = true
+	p.stamp()
+	p.g.Record(&p.rec)
+	p.count()
+}
+
+// stamp sets what only the end knows.
+func (p *passage) stamp() {
+	p.rec.DurationMS = float64(time.Since(p.r.Arrived).Microseconds()) / 1000
+}
+
+func (p *passage) count() {
+	p.g.running.Add(-1)
+	p.g.Meter.Call(&p.rec, time.Since(p.r.Arrived)-p.upstream-p.waited, p.upstream)
+}
+
+// leave gives the place in the tool's bulkhead back.
+func (p *passage) leave() {
+	if p.place != nil {
+		p.g.bulkheads.leave(p.place)
+		p.place = nil
+	}
+}
+
+// refuse answers with a refusal by which nothing was sent.
+func (p *passage) refuse(code, detail string) *Reply { return p.refuseAs(Blocked, code, detail) }
+
+func (p *passage) refuseAs(d Decision, code, detail string) *Reply {
+	return p.refuseWith(d, NewRefusal(code, detail))
+}
+
+// refuseWith makes f the answer, and has the record say so.
+func (p *passage) refuseWith(d Decision, f *Refusal) *Reply {
+	p.rec.Decision, p.rec.PolicyReason, p.rec.Detail = string(d), f.Code, f.Detail
+	if d == Blocked {
+		p.rec.Outcome = dedup.NotSent.String()
+		p.rec.RiskLevel = string(p.policy.Risk(p.name, p.call.Tool, policy.Reason(f.Code), p.cost, false))
+	}
+	f.Tool, f.Agent, f.Instance, f.Key = p.rec.Tool, p.rec.AgentID, p.r.ID, short(p.rec.Key)
+	return p.reply(&Reply{Status: f.Status, Refusal: f, Header: f.headers(), Body: f.Problem()})
+}
+
+// reply completes an answer with the terms that the record states.
+func (p *passage) reply(r *Reply) *Reply {
+	r.Decision, r.Reason, r.Outcome, r.Key = Decision(p.rec.Decision), p.rec.PolicyReason, p.rec.Outcome, short(p.rec.Key)
+	h := append(r.Header, tool.Header{Name: "X-OnceOnly-Decision", Value: p.rec.Decision}, tool.Header{Name: "X-OnceOnly-Reason", Value: r.Reason})
+	if r.Outcome != "" {
+		h = append(h, tool.Header{Name: "X-OnceOnly-Outcome", Value: r.Outcome})
+	}
+	if r.Key != "" {
+		h = append(h, tool.Header{Name: "X-OnceOnly-Key", Value: r.Key})
+	}
+	r.Header = append(h, tool.Header{Name: "X-Request-Id", Value: p.r.ID})
+	return r
+}
+
+// short is how much of a shown key answers carry: 16 hex digits.
+func short(key string) string { return key[:min(len(key), 16)] }
