@@ -367,6 +367,9 @@ func (w *world) settle(s *search, e *End, me holder) {
 	if err != nil && before.Open() && before.Nonce == me.nonce {
 		s.t.Fatalf("%s: the holder's own end was refused: %v", s.p.name, err)
 	}
+	if r := w.runs[me.run]; r.truth == notExecuted && err == nil {
+		s.t.Fatalf("%s: an end after an operator's not executed passed for a repetition", s.p.name)
+	}
 	w.refund(back)
 	w.put(me.fence, after)
 	if err != nil || !before.Open() {
@@ -481,6 +484,7 @@ func TestModel(t *testing.T) {
 			p.effect = effect
 			if effect == tool.Idempotent {
 				p.bounds.deaths = 0 // a dead holder is one that takes no further step: this only gives it a successor
+				p.bounds.ticks = 4 - p.bounds.claims
 			}
 			name := fmt.Sprintf("%s, %s", map[tool.Effect]string{tool.Mutating: "mutating", tool.Idempotent: "idempotent"}[effect], p.name)
 			t.Run(name, func(t *testing.T) { total += runModel(t, &p) })
