@@ -18,7 +18,7 @@ type actor struct {
 
 	mu    sync.Mutex
 	heard []heard             // guarded by mu
-	times map[string]int      // guarded by mu: requests by target and body
+	count map[string]int      // guarded by mu: requests by target and body
 	conns map[net.Conn]string // guarded by mu: what each has sent so far, whether or not it is a request
 	links int                 // guarded by mu: connections that were made
 }
@@ -92,7 +92,7 @@ func act(t testing.TB, script func(*scene)) *actor {
 
 func actOn(t testing.TB, ln net.Listener, scheme string, script func(*scene)) *actor {
 	t.Helper()
-	a := &actor{URL: scheme + "://" + ln.Addr().String(), script: script, times: map[string]int{}, conns: map[net.Conn]string{}}
+	a := &actor{URL: scheme + "://" + ln.Addr().String(), script: script, count: map[string]int{}, conns: map[net.Conn]string{}}
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -156,8 +156,8 @@ func (a *actor) keep(h heard) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.heard = append(a.heard, h)
-	a.times[h.target+"\n"+h.body]++
-	return a.times[h.target+"\n"+h.body]
+	a.count[h.target+"\n"+h.body]++
+	return a.count[h.target+"\n"+h.body]
 }
 
 func read(r *bufio.Reader) (h heard, err error) {
@@ -205,6 +205,16 @@ func (a *actor) requests(name string) (some []heard) {
 
 // ran is how often a tool was called, all of them together with "".
 func (a *actor) ran(name string) int { return len(a.requests(name)) }
+
+// times is how often a body came.
+func (a *actor) times(body string) (n int) {
+	for _, h := range a.requests("") {
+		if h.body == body {
+			n++
+		}
+	}
+	return n
+}
 
 // words is everything that came on any connection, requests or not, cut short.
 func (a *actor) words() string {
