@@ -9,9 +9,9 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
-// The model searches every interleaving of two holders, an operator, a reaper and the clock over one small program, by
-// breadth first. The store is the package's own transitions; the tool, the ledger and what holders know are the
-// model's, and judge it.
+// The model searches every interleaving of two holders, an operator, a reaper and the clock over one small program. It
+// visits each world once, the newest first: breadth first visits the same ones and keeps far more of them in memory.
+// The store is the package's own transitions; the tool, the ledger and what holders know are the model's, and judge it.
 //
 // A holder may lose the reply of its claim or of its end, be paused for any time between any two steps, have its bytes
 // run at the tool or not and hear of it or not, die at any point, and be declared dead while it lives.
@@ -109,7 +109,7 @@ type search struct {
 	p       *program
 	seeds   [2]maphash.Seed
 	seen    map[[2]uint64]struct{}
-	queue   []world
+	stack   []world
 	buf     []byte
 	claims  int // won, of all states: the search must reach something
 	taken   int
@@ -126,7 +126,7 @@ func (s *search) step(w world) {
 		return
 	}
 	s.seen[id] = struct{}{}
-	s.queue = append(s.queue, w)
+	s.stack = append(s.stack, w)
 }
 
 // encode writes what distinguishes two worlds. Ended enters no transition but Deliver, which the model has not.
@@ -496,9 +496,9 @@ func TestModel(t *testing.T) {
 func runModel(t *testing.T, p *program) int {
 	s := &search{t: t, p: p, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, seen: map[[2]uint64]struct{}{}}
 	s.step(world{})
-	for len(s.queue) > 0 {
-		w := s.queue[0]
-		s.queue = s.queue[1:]
+	for len(s.stack) > 0 {
+		w := s.stack[len(s.stack)-1]
+		s.stack = s.stack[:len(s.stack)-1]
 		s.expand(w)
 	}
 	t.Logf("%d states; %d claims won, %d taken over, %d settled late, %d replays", len(s.seen), s.claims, s.taken, s.late, s.replays)

@@ -186,7 +186,13 @@ func (e *Embedded) Close(ctx context.Context) error {
 		e.abandon()
 	}
 	e.mu.Unlock()
-	return e.j.Close(ctx)
+	err := e.j.Close(ctx)
+	if ctx.Err() == nil {
+		e.mu.Lock()
+		e.index.close()
+		e.mu.Unlock()
+	}
+	return err
 }
 
 // Record appends the audit record of a request that no claim carries: one refused, replayed or waived. It does not wait

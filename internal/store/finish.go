@@ -29,6 +29,7 @@ type outcome struct {
 	call    *call
 	fact    callFact
 	commit  *journal.Commit
+	answer  *dedup.Answer // what waiters get, also when nothing is kept
 	refusal string
 	light   bool
 }
@@ -49,7 +50,7 @@ func (e *Embedded) finish(end *dedup.End) (*outcome, *call, error) {
 		return nil, nil, err
 	}
 	f := e.factOf(c, next, back, e.keepable(end.Answer))
-	o := &outcome{call: c, fact: f, refusal: end.Refusal, light: end.Light}
+	o := &outcome{call: c, fact: f, answer: end.Answer, refusal: end.Refusal, light: end.Light}
 	return o, nil, e.appendEnd(o, journal.Entry{Kind: audit.KindRecord, Fact: end.Record, Must: true})
 }
 
@@ -117,7 +118,11 @@ func (e *Embedded) appendEnd(o *outcome, with journal.Entry) error {
 }
 
 func (e *Embedded) ending(o *outcome) dedup.Ending {
-	return dedup.Ending{Outcome: o.fact.state.Outcome, At: o.fact.state.Ended, Answer: o.fact.answer, Refusal: o.refusal}
+	end := dedup.Ending{Outcome: o.fact.state.Outcome, At: o.fact.state.Ended, Answer: o.answer, Refusal: o.refusal}
+	if end.Outcome == dedup.Unknown {
+		end.Answer = nil // it settles nothing
+	}
+	return end
 }
 
 // witness waits until an outcome is durable and shows it.

@@ -105,7 +105,7 @@ func (e *Embedded) resolve(r *dedup.Resolution, shown string) (*outcome, error) 
 	}
 	change := audit.Change{Time: now, Who: r.Who, What: "unknown_resolved", Entity: shown, Why: r.Why, Detail: detailOf(c, r)}
 	running := c.state.Outcome == dedup.Running
-	o := &outcome{call: c, fact: e.factOf(c, next, back, e.keepable(answer))}
+	o := &outcome{call: c, fact: e.factOf(c, next, back, e.keepable(answer)), answer: answer}
 	err = e.appendEnd(o, journal.Entry{Kind: audit.KindChange, Fact: change.Append(nil), Must: true})
 	if errors.Is(err, journal.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)

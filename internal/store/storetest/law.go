@@ -517,16 +517,14 @@ func window(t *testing.T, b *Bench) {
 
 func waiters(t *testing.T, b *Bench) {
 	for i, end := range []dedup.End{
-		{Outcome: dedup.Done, Keep: time.Hour}, {Outcome: dedup.Failed}, {Outcome: dedup.NotSent, Refusal: "upstream_unreachable"}, {Outcome: dedup.Unknown},
+		{Outcome: dedup.Done, Keep: time.Hour}, {Outcome: dedup.Done}, {Outcome: dedup.Failed, Keep: time.Minute}, {Outcome: dedup.Failed},
+		{Outcome: dedup.NotSent, Refusal: "upstream_unreachable"}, {Outcome: dedup.Unknown},
 	} {
 		c := NewClaim(fmt.Sprint("x", i))
 		r := wants(t, b, c, dedup.Mine)
-		endings := make(chan dedup.Ending, 8)
-		var joined sync.WaitGroup
-		for range cap(endings) {
-			joined.Add(1)
+		endings := make(chan dedup.Ending, b.Waiters)
+		for range b.Waiters {
 			go func() {
-				joined.Done()
 				e, err := b.Store.Wait(context.Background(), c.Keys[0].Key, r.Fence)
 				if err != nil {
 					t.Error(err)
@@ -534,23 +532,41 @@ func waiters(t *testing.T, b *Bench) {
 				endings <- e
 			}()
 		}
-		joined.Wait()
+		full(t, b, c.Keys[0].Key, r.Fence)
 		e := Ending(c, r, end.Outcome)
 		e.Keep, e.Refusal = end.Keep, end.Refusal
 		finish(t, b, e)
-		for range cap(endings) {
-			// Whoever came too late for what was released learns that it ended, and no answer.
+		for range b.Waiters {
 			got := <-endings
-			if got.Outcome != end.Outcome && got.Outcome != dedup.Running {
+			if got.Outcome != end.Outcome || got.Refusal != end.Refusal || got.At.IsZero() || (got.Answer == nil) != (e.Answer == nil) {
 				t.Fatalf("%+v, want %+v", got, end)
 			}
-			if got.Answer != nil && e.Answer != nil {
+			if e.Answer != nil {
 				sameAnswer(t, got.Answer, e.Answer)
 			}
-			if end.Keep > 0 && got.Answer == nil {
-				t.Fatal("a waiter of a kept answer got none")
-			}
 		}
+		// Whoever comes too late for what was released learns that it has ended, and no answer.
+		late, err := b.Store.Wait(t.Context(), c.Keys[0].Key, r.Fence)
+		if err != nil || (late.Answer != nil) != (end.Keep > 0) {
+			t.Fatalf("too late: %+v, %v", late, err)
+		}
+	}
+}
+
+// full returns once all places for waiters of the key are taken.
+func full(t *testing.T, b *Bench, k dedup.Key, fence uint64) {
+	t.Helper()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for {
+		_, err := b.Store.Wait(gone, k, fence)
+		if errors.Is(err, dedup.ErrTooManyWaiters) {
+			return
+		}
+		if t.Context().Err() != nil || !errors.Is(err, context.Canceled) {
+			t.Fatalf("waiting for waiters: %v", err)
+		}
+		time.Sleep(100 * time.Microsecond)
 	}
 }
 
@@ -575,7 +591,7 @@ func tooManyWaiters(t *testing.T, b *Bench) {
 		}
 	}
 	// The places are free again.
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		_, err := b.Store.Wait(context.Background(), c.Keys[0].Key, r.Fence)
 		done <- err
