@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -226,8 +227,11 @@ func checkRate(rate string) error {
 
 func (v *checker) intercept() {
 	in := v.Proxy.Intercept
-	if in.Enabled {
-		v.odd("proxy.intercept.enabled", "interception is not in this build yet; tunnels stay opaque", "")
+	if in.CAKey == "disk" && in.CAOut != "" && isBelow(v.caDir(), in.CAOut) {
+		v.bad("proxy.intercept.ca_out", "the CA's key would lie in the directory that clients share", "name another directory, or set ca_key: memory")
+	}
+	if len(in.Hosts) == 0 {
+		v.bad("proxy.intercept.hosts", "is empty", "write registered, all or a list of host names, or set enabled: false")
 	}
 	for i, h := range in.Hosts {
 		key := fmt.Sprintf("proxy.intercept.hosts[%d]", i)
@@ -238,6 +242,20 @@ func (v *checker) intercept() {
 			v.bad(key, fmt.Sprintf("%q is no host", h), "write registered, all or a list of host names")
 		}
 	}
+}
+
+// caDir is where the local CA's key lies.
+func (v *checker) caDir() string {
+	if dir := v.Proxy.Intercept.CADir; dir != "" {
+		return dir
+	}
+	return filepath.Join(v.Store.Embedded.Dir, "ca")
+}
+
+// isBelow says whether path is dir or below it.
+func isBelow(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 func (v *checker) embedded() {

@@ -138,6 +138,9 @@ var wholes = []wrong{
 	{"drain is unknown and no drain", head + "proxy: {drian: 1s}\n", "proxy.drian", 2, "unknown key", "did you mean drain?"},
 	{"intercept hosts", head + "proxy: {intercept: {hosts: [all, a.test]}}\n", "proxy.intercept.hosts[0]", 2, "stands alone", ""},
 	{"intercept host", head + "proxy: {intercept: {hosts: [\"a b\"]}}\n", "proxy.intercept.hosts[0]", 2, "is no host", ""},
+	{"intercept nothing", head + "proxy: {intercept: {hosts: []}}\n", "proxy.intercept.hosts", 2, "is empty", "registered"},
+	{"the CA's key for everybody", head + "proxy: {intercept: {ca_dir: /shared/ca, ca_out: /shared}}\n", "proxy.intercept.ca_out", 2, "the CA's key would lie", "ca_key: memory"},
+	{"the CA's key for everybody by default", head + "proxy: {intercept: {ca_out: /var/lib/oo-sidecar/ca/}}\n", "proxy.intercept.ca_out", 2, "the CA's key would lie", ""},
 	{"retention", head + "store: {embedded: {retention: 0s}}\n", "store.embedded.retention", 2, "more than zero", ""},
 	{"max_bytes", head + "store: {embedded: {max_bytes: 1KiB}}\n", "store.embedded.max_bytes", 2, "at least 16MiB", ""},
 	{"max_keys", head + "store: {embedded: {max_keys: 0}}\n", "store.embedded.max_keys", 2, "at least 1", ""},
@@ -275,7 +278,6 @@ func TestWarnings(t *testing.T) {
 	for _, test := range []struct{ text, key, message string }{
 		{"proxy: {listen: 0.0.0.0:4780}\n", "proxy.listen", "can be reached from other machines"},
 		{"api: {listen: \":4781\"}\n", "api.listen", "can be reached from other machines"},
-		{"proxy: {intercept: {enabled: true}}\n", "proxy.intercept.enabled", "not in this build yet"},
 		{"proxy: {allow_private: [0.0.0.0/0]}\n", "proxy.allow_private[0]", "every address"},
 		{"agent: {proxy_users: {a: 0123456789abcdef}}\n", "agent.proxy_users.a", "a secret stands in the file"},
 		{"api: {keys: [{name: a, role: operator, key: 0123456789abcdef}]}\n", "api.keys[0].key", "a secret stands in the file"},

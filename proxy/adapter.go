@@ -17,6 +17,7 @@ import (
 // what was read until then, enough for the record.
 func (s *Server) request(c *conn) *govern.Request {
 	h := &c.head
+	c.asked = true
 	r := &govern.Request{ID: newID(), Arrived: time.Now(), Tenant: "default", Method: h.method, Target: h.dest}
 	if who := s.Identity(); len(who.Users) == 0 {
 		r.Agent = who.Default // otherwise nobody until identify has seen a proof
@@ -24,7 +25,7 @@ func (s *Server) request(c *conn) *govern.Request {
 	switch {
 	case c.inside != "":
 		r.Route, r.Agent = govern.Inside, c.agent
-		r.Target.Scheme, r.Target.Authority = "http", c.inside
+		r.Target.Scheme, r.Target.Authority = c.scheme, c.inside
 	case h.form == origin:
 		r.Route = govern.Reverse
 		r.Name, _ = toolName(h.dest.Path)
@@ -210,13 +211,13 @@ func (s *Server) governed(r *govern.Request) bool {
 	return snapshot.Unregistered == govern.Lightly
 }
 
-// judgeInside takes a request in the clear within a tunnel: it must be for the tunnel's own authority.
+// judgeInside takes a request within a tunnel: it must be for the tunnel's own authority.
 func (s *Server) judgeInside(c *conn, r *govern.Request) *govern.Reply {
 	h := &c.head
 	switch {
 	case h.form == authority:
 		return s.Refuse(r, "not_supported", "There is no tunnel within a tunnel.")
-	case h.form == absolute && (h.dest.Scheme != "http" || h.dest.Authority != c.inside), h.host != "" && h.host != c.inside:
+	case h.form == absolute && (h.dest.Scheme != c.scheme || h.dest.Authority != c.inside), h.host != "" && h.host != c.inside:
 		h.close = true
 		return s.Refuse(r, "bad_request", "The request names another host than the tunnel it came through.")
 	}

@@ -37,8 +37,11 @@ type conn struct {
 	head head // of the request being served, or of the refused one
 	memo memo
 
-	inside   string // the authority of the tunnel this connection speaks in; "" for the listener's own
-	agent    string // of the tunnel, identified by its CONNECT
+	under    net.Conn // what TLS runs over; without TLS, Conn itself
+	scheme   string   // https inside TLS
+	inside   string   // the authority of the tunnel this connection speaks in; "" for the listener's own
+	agent    string   // of the tunnel, identified by its CONNECT
+	asked    bool     // a request came, or what was refused as one
 	began    time.Time
 	readBy   time.Time // the read deadline, zero when there is none
 	writeBy  time.Time
@@ -48,7 +51,7 @@ type conn struct {
 }
 
 func newConn(s *Server, c net.Conn) *conn {
-	return &conn{Conn: c, s: s, buf: make([]byte, 4<<10)}
+	return &conn{Conn: c, under: c, scheme: "http", s: s, buf: make([]byte, 4<<10)}
 }
 
 // Read gives fasthttp the next judged bytes. After a refusal it has been answered already and all that is left is EOF.
@@ -140,10 +143,22 @@ func (c *conn) readRaw(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// abort ends the connection so that the peer cannot take what it got for whole.
+// rest takes what the buffer holds past the gate, and the buffer with it.
+func (c *conn) rest() []byte {
+	rest := c.buf[c.r:c.w]
+	c.buf, c.r, c.w = nil, 0, 0
+	c.gate.phase = refused // nothing is read through it any more
+	return rest
+}
+
+// abort ends the connection so that the peer cannot take what it got for whole: with a reset, and without the alert by
+// which TLS ends well.
 func (c *conn) abort() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+	if tcp, ok := c.under.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
+	}
+	if c.under != c.Conn {
+		_ = c.under.Close()
 	}
 	c.gate.phase = refused
 	_ = c.Close()
@@ -154,7 +169,7 @@ func (c *conn) gone() bool {
 	if c.failed != nil {
 		return true
 	}
-	tcp, ok := c.Conn.(syscall.Conn)
+	tcp, ok := c.under.(syscall.Conn)
 	if !ok || c.r < c.w {
 		return false
 	}
@@ -164,9 +179,10 @@ func (c *conn) gone() bool {
 	}
 	gone := false
 	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
+		var b [5]byte
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		gone = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
+		gone = gone || c.under != c.Conn && n == len(b) && isAlert(b)
 	})
 	return gone || err != nil
 }

@@ -71,7 +71,7 @@ func (g *gate) readHead(c *conn) error {
 	if n > c.s.headerBytes {
 		return headTooLarge("The request's head is too large.")
 	}
-	if f := c.head.judge(string(c.buf[c.r:c.r+n]), &c.memo); f != nil {
+	if f := c.head.judge(string(c.buf[c.r:c.r+n]), c.scheme, &c.memo); f != nil {
 		return f
 	}
 	g.limit = c.s.bodyLimit(c)

@@ -68,8 +68,9 @@ func (h *head) hasBody() bool {
 	return h.chunked || h.has(contentLength)
 }
 
-// judge reads the head in text, which ends with its empty line and whose lines all end in CRLF.
-func (h *head) judge(text string, m *memo) *fault {
+// judge reads the head in text, which ends with its empty line and whose lines all end in CRLF. It came over a
+// connection of this scheme.
+func (h *head) judge(text, scheme string, m *memo) *fault {
 	*h = head{text: text, fields: h.fields[:0], named: h.named[:0]}
 	line, rest := cutLine(text)
 	if f := h.readRequestLine(line); f != nil {
@@ -86,7 +87,7 @@ func (h *head) judge(text string, m *memo) *fault {
 	if f := h.judgeNamed(); f != nil {
 		return f
 	}
-	return h.judgeTarget(m)
+	return h.judgeTarget(scheme, m)
 }
 
 func cutLine(s string) (line, rest string) {

@@ -22,18 +22,18 @@ func (m *memo) authority(scheme, raw string) (string, error) {
 }
 
 // judgeTarget reads the request target and compares it with the Host field.
-func (h *head) judgeTarget(m *memo) *fault {
+func (h *head) judgeTarget(scheme string, m *memo) *fault {
 	switch {
 	case h.method == "CONNECT":
 		return h.judgeAuthority()
 	case h.target[0] == '/':
-		return h.judgeOrigin(m)
+		return h.judgeOrigin(scheme, m)
 	}
 	return h.judgeAbsolute(m)
 }
 
-// judgeOrigin reads /path?query, which is for the listener itself.
-func (h *head) judgeOrigin(m *memo) *fault {
+// judgeOrigin reads /path?query, which is for the listener itself or, in a tunnel, for the tunnel's host.
+func (h *head) judgeOrigin(scheme string, m *memo) *fault {
 	h.form = origin
 	if h.hostRaw == "" {
 		if h.http10 {
@@ -42,7 +42,7 @@ func (h *head) judgeOrigin(m *memo) *fault {
 		return malformed("There is no Host header.")
 	}
 	var err error
-	if h.host, err = m.authority("http", h.hostRaw); err != nil {
+	if h.host, err = m.authority(scheme, h.hostRaw); err != nil {
 		return malformed("The Host header " + err.Error() + ".")
 	}
 	return h.readPath(h.target)

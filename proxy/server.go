@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,9 @@ type Backend struct {
 	Dial func(ctx context.Context, authority string) (net.Conn, error)
 	// Addresses are those that calls to the host would be sent to now.
 	Addresses func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Certificate is one of the local CA for a host (without port and brackets); nil: there is no CA, and no tunnel is
+	// opened whatever the configuration says.
+	Certificate func(host string) (*tls.Certificate, error)
 	// Log takes what an operator should know.
 	Log func(level slog.Level, msg string, args ...any)
 }
@@ -55,6 +59,7 @@ type Server struct {
 	headerBytes int
 
 	fast     *fasthttp.Server
+	tls      *tls.Config     // of opened tunnels; one for all, so that sessions are resumed
 	base     context.Context // of the calls; set by Serve
 	draining atomic.Bool
 	running  atomic.Int64  // requests being served, tunnels included
@@ -78,6 +83,7 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 	if err := s.Use(c); err != nil {
 		return nil, err
 	}
+	s.tls = s.tlsConfig()
 	s.fast = &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.misread, ExpectHandler: s.expect,
 		Concurrency:           2 * maxConns, // the listener counts
@@ -96,14 +102,19 @@ type settings struct {
 	hosts      []string // proxy.hosts, lower case
 	maxBody    int64    // proxy.max_request_bytes
 	tunnelIdle time.Duration
+	opening    *opening // proxy.intercept; nil: off
 }
 
-// Use makes hosts, max_request_bytes and tunnel_idle of c what the next requests see.
+// Use makes hosts, max_request_bytes, tunnel_idle and whose tunnels are opened what the next requests see.
 func (s *Server) Use(c Config) error {
 	if c.MaxRequestBytes <= 0 {
 		return errors.New("proxy.max_request_bytes: must be more than 0")
 	}
-	s.settings.Store(&settings{hosts: lowered(c.Hosts), maxBody: int64(c.MaxRequestBytes), tunnelIdle: c.TunnelIdle})
+	next := &settings{hosts: lowered(c.Hosts), maxBody: int64(c.MaxRequestBytes), tunnelIdle: c.TunnelIdle}
+	if c.Intercept.Enabled && s.Certificate != nil {
+		next.opening = newOpening(c.Intercept.Hosts)
+	}
+	s.settings.Store(next)
 	return nil
 }
 

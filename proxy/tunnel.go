@@ -23,18 +23,22 @@ const (
 	opaque    way = iota // bytes pass unread, but for the first
 	forwarded            // opaque, to a host that the operator named in passthrough
 	clearOnly            // to a tool's host: HTTP in the clear is read and governed, all else is refused
+	opened               // HTTP is read and governed, in the clear and over TLS; all else is refused
 )
+
+// reads says that the tunnel ends here: there is no far end, each request in it is sent by itself.
+func (w way) reads() bool { return w == clearOnly || w == opened }
 
 // connect serves a CONNECT. It is routed by its target alone: clients send it without a Host.
 func (s *Server) connect(c *conn, r *govern.Request) {
 	c.head.close = true
-	way, refusal := s.judgeTunnel(r)
+	way, refusal := s.judgeTunnel(s.base, r)
 	if refusal != nil {
 		c.reply(s.base, refusal, true)
 		return
 	}
 	t := &tunnel{s: s, c: c, r: r, way: way}
-	if way != clearOnly {
+	if !way.reads() {
 		if refusal := t.dial(s.base); refusal != nil {
 			c.reply(s.base, refusal, true)
 			return
@@ -53,8 +57,9 @@ func (s *Server) connect(c *conn, r *govern.Request) {
 	}
 }
 
-// judgeTunnel decides by name. A tool's host is never tunnelled to: that would be the way around the policy.
-func (s *Server) judgeTunnel(r *govern.Request) (way, *govern.Reply) {
+// judgeTunnel decides by name. A tool's host is never tunnelled to: that would be the way around the policy. Nor is a
+// tunnel opened to a tool's address under which no tool is registered.
+func (s *Server) judgeTunnel(ctx context.Context, r *govern.Request) (way, *govern.Reply) {
 	if s.Disabled(r.Agent) {
 		return 0, s.Refuse(r, "agent_disabled", "")
 	}
@@ -62,6 +67,11 @@ func (s *Server) judgeTunnel(r *govern.Request) (way, *govern.Reply) {
 	tls, httpsOnly := snapshot.Registry.ToolHost("https", r.Target.Authority)
 	clear, _ := snapshot.Registry.ToolHost("http", r.Target.Authority)
 	switch {
+	case s.opens(snapshot, r.Target.Authority):
+		if !tls && isAddress(r.Target.Authority) && s.isToolAddress(ctx, nil, r.Target.Authority) {
+			return 0, s.refuseTunnel(r, "by its address")
+		}
+		return opened, nil
 	case tls && httpsOnly:
 		return 0, s.refuseTunnel(r, "by name")
 	case tls || clear:
@@ -75,7 +85,7 @@ func (s *Server) judgeTunnel(r *govern.Request) (way, *govern.Reply) {
 }
 
 func (s *Server) refuseTunnel(r *govern.Request, how string) *govern.Reply {
-	return s.Refuse(r, "destination_denied", "The tunnel leads to a tool's host ("+how+"). Call the tool by POST /tools/{name}, or through this proxy with an http:// URL, which is sent over TLS; or switch interception on.")
+	return s.Refuse(r, "destination_denied", "The tunnel leads to a tool's host ("+how+"). Call the tool by POST /tools/{name}, or through this proxy with an http:// URL, which is sent over TLS; or let proxy.intercept open its tunnels.")
 }
 
 // dial opens the far end and refuses it when it is a tool's host under another name.
@@ -95,15 +105,17 @@ func (t *tunnel) dial(ctx context.Context) *govern.Reply {
 	return nil
 }
 
-// isToolAddress says whether the connection's peer, or any address of the tunnel's target, is one that a tool on the
+// isToolAddress says whether the connection's peer (of far, if there is one), or any address of the tunnel's target, is one that a tool on the
 // same port has now.
 func (s *Server) isToolAddress(ctx context.Context, far net.Conn, target string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	host, port, _ := net.SplitHostPort(target)
 	mine, _ := s.Addresses(ctx, host)
-	if peer, ok := far.RemoteAddr().(*net.TCPAddr); ok && strconv.Itoa(peer.Port) == port {
-		mine = append(mine, peer.AddrPort().Addr().Unmap())
+	if far != nil {
+		if peer, ok := far.RemoteAddr().(*net.TCPAddr); ok && strconv.Itoa(peer.Port) == port {
+			mine = append(mine, peer.AddrPort().Addr().Unmap())
+		}
 	}
 	registry := s.Snapshot().Registry
 	for _, name := range registry.HostNames() {
@@ -142,7 +154,7 @@ type tunnel struct {
 	c    *conn // the agent
 	r    *govern.Request
 	way  way
-	far  net.Conn     // nil for clearOnly
+	far  net.Conn     // nil where the way reads
 	last atomic.Int64 // when a byte last passed, Unix nanoseconds
 
 	back     sync.WaitGroup // the goroutine that copies what the far end says
@@ -177,8 +189,8 @@ func (s *Server) CloseTunnels(agent string) {
 
 // run reads what the tunnel carries and serves it. A far end that speaks first is heard meanwhile.
 func (t *tunnel) run() {
-	if t.way == clearOnly {
-		t.runClear()
+	if t.way.reads() {
+		t.runInside()
 		return
 	}
 	t.last.Store(time.Now().UnixNano())
@@ -187,34 +199,52 @@ func (t *tunnel) run() {
 	t.back.Wait()
 }
 
-// runClear governs HTTP in the clear and refuses anything else.
-func (t *tunnel) runClear() {
+// runInside governs the HTTP that the tunnel carries and refuses anything else. While it waits nothing is running that a
+// shutdown had to wait for.
+func (t *tunnel) runInside() {
+	t.s.leave()
+	defer t.s.enter()
 	_ = t.c.SetReadDeadline(time.Now().Add(tunnelStart))
 	t.c.readBy = time.Time{}
 	first := make([]byte, 1)
-	if n, err := t.c.readRaw(first); n == 0 || err != nil {
-		t.s.Tunnelled(t.r)
-		return
-	}
-	if first[0] < 'A' || first[0] > 'Z' {
+	n, _ := t.c.readRaw(first)
+	switch {
+	case n == 0:
+		t.endUnasked()
+	case first[0] == recordHandshake && t.way == opened:
+		t.insideTLS(first)
+	case first[0] < 'A' || first[0] > 'Z':
 		t.s.refuseTunnel(t.r, "and carries TLS or another protocol than HTTP")
-		return
+	default:
+		t.inside(t.c.Conn, first)
 	}
-	t.inside(first)
 }
 
-// inside serves the HTTP requests that the tunnel carries in the clear, governed like any other. began are their first
-// bytes.
-func (t *tunnel) inside(began []byte) {
-	c := newConn(t.s, t.c.Conn)
-	c.inside, c.agent = t.r.Target.Authority, t.r.Agent
-	c.buf = append(append(c.buf[:0], began...), t.c.buf[t.c.r:t.c.w]...)
-	c.w = len(c.buf)
-	c.buf = c.buf[:cap(c.buf)]
+// endUnasked leaves the record of a tunnel that carried nothing: one that did is recorded by its requests.
+func (t *tunnel) endUnasked() {
+	t.s.Refuse(t.r, "bad_request", "The tunnel ended before it carried a request.")
+}
+
+// inside serves the HTTP requests that the tunnel carries over this connection, governed like any other. began are their
+// first bytes. The agent is the CONNECT's.
+func (t *tunnel) inside(over net.Conn, began []byte) {
+	c := newConn(t.s, over)
+	c.inside, c.agent, c.under = t.r.Target.Authority, t.r.Agent, t.c.Conn
+	if over != t.c.Conn {
+		c.scheme = "https"
+	} else {
+		began = append(began, t.c.rest()...)
+	}
+	c.w = copy(c.buf, began)
+	if c.w < len(began) {
+		c.buf = began
+		c.w = len(began)
+	}
 	t.s.untrack(t) // each request asks the kill switch by itself
-	t.s.leave()
-	defer t.s.enter()
 	_ = t.s.fast.ServeConn(c)
+	if !c.asked {
+		t.endUnasked()
+	}
 }
 
 // runOut passes what the agent sends, once its first bytes were judged.
@@ -229,7 +259,9 @@ func (t *tunnel) runOut() {
 		t.diverted.Store(true)
 		_ = t.far.Close()
 		t.back.Wait()
-		t.inside(began)
+		t.s.leave()
+		defer t.s.enter()
+		t.inside(t.c.Conn, began)
 		return
 	}
 	t.s.Tunnelled(t.r)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"time"
 )
@@ -31,7 +30,7 @@ func (t *tunnel) judgeStart() (began []byte, refusal string) {
 	switch {
 	case !ok:
 		return nil, "or not: its ClientHello cannot be read"
-	case name != "" && slices.Contains(t.s.Snapshot().Registry.HostNames(), plainName(name)):
+	case name != "" && t.s.isGoverned(plainName(name), t.r.Target.Authority):
 		return nil, "by the server name in its ClientHello"
 	}
 	return began, ""
@@ -76,3 +75,9 @@ func isHTTP(b []byte) bool {
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
+
+// isAlert says whether a TLS record that begins like this is an alert, by which a peer says goodbye: by its type, or in
+// TLS 1.3, where all records look alike, by its length (RFC 8446, section 5.2: two bytes, one for the type, a tag).
+func isAlert(head [5]byte) bool {
+	return head[0] == 0x15 || head[0] == 0x17 && head[3] == 0 && head[4] == 2+1+16
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -37,6 +38,11 @@ func (s *sidecar) tryReload(load func() (*config.Config, []config.Problem, error
 	}
 	if err := s.use(next); err != nil {
 		return errors.Join(err, s.upstream.Reload(running.Proxy, s.own()...))
+	}
+	if !reflect.DeepEqual(running.Proxy.Intercept, next.Proxy.Intercept) {
+		if err := s.useCA(next); err != nil {
+			return errors.Join(err, s.use(running), s.upstream.Reload(running.Proxy, s.own()...))
+		}
 	}
 	s.proxy.Use(next.Proxy)
 	for _, w := range warnings {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/health"
+	"github.com/oo-sidecar/oo-sidecar/internal/intercept"
 	"github.com/oo-sidecar/oo-sidecar/internal/listen"
 	"github.com/oo-sidecar/oo-sidecar/internal/metrics"
 	"github.com/oo-sidecar/oo-sidecar/internal/store"
@@ -41,7 +43,8 @@ type sidecar struct {
 	api      *api.Server
 	health   *health.Handler
 	identity atomic.Pointer[proxy.Identity]
-	keyPath  string // of the operator key made here; empty when the configuration has one
+	ca       atomic.Pointer[intercept.CA] // nil while interception is off
+	keyPath  string                       // of the operator key made here; empty when the configuration has one
 	draining atomic.Bool
 	editing  sync.Mutex // held while entries change: one change at a time is judged against all others
 
@@ -155,9 +158,13 @@ func (s *sidecar) listen() error {
 	if err := s.use(cfg); err != nil {
 		return err
 	}
+	if err := s.useCA(cfg); err != nil {
+		return err
+	}
 	s.proxy, err = proxy.New(cfg.Proxy, int(cfg.Limits.HeaderBytes), proxy.Backend{
 		Govern: s.governor.Govern, Refuse: s.governor.Refuse, Snapshot: s.governor.Snapshot,
 		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled,
+		Certificate: func(host string) (*tls.Certificate, error) { return s.ca.Load().Certificate(host) },
 		Dial: func(ctx context.Context, authority string) (net.Conn, error) {
 			return s.upstream.Dialer().Dial(ctx, authority, nil)
 		},

@@ -207,13 +207,25 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	return nil, fmt.Errorf("%s: is no P-256 key in PEM (PKCS #8); delete it for a new CA", path)
 }
 
-// ReadCertificate reads the certificate that a running sidecar has written, as PEM. fs.ErrNotExist: there is none.
-func ReadCertificate(path string) ([]byte, error) {
-	cert, err := readCertificate(path)
-	if err != nil {
-		return nil, err
+// Published says whether certificate and bundle are where clients look for them, so that nothing need be opened to show
+// them. Of a CA on disk the certificate must be its own: Out may be a directory that others write to.
+func (o *Options) Published() bool {
+	now := time.Now
+	if o.Now != nil {
+		now = o.Now
 	}
-	return encode(cert), nil
+	cert, err := readCertificate(o.CertificatePath())
+	if err != nil || !fresh(cert, now(), caRenewed) || !constrained(cert, o.Hosts) {
+		return false
+	}
+	if _, err := os.Stat(o.BundlePath()); err != nil {
+		return false
+	}
+	if o.Memory {
+		return true
+	}
+	own, err := readCertificate(filepath.Join(o.Dir, CertificateFile))
+	return err == nil && own.Equal(cert)
 }
 
 func readCertificate(path string) (*x509.Certificate, error) {
