@@ -15,7 +15,7 @@ func (p *passage) identify() *Reply {
 	if p.g.Disabled(p.r.Agent) {
 		return p.refuse("agent_disabled", "The kill switch of agent "+p.r.Agent+" is on.")
 	}
-	p.call = tool.Call{Tenant: p.r.Tenant, Agent: p.r.Agent, RunID: p.r.RunID, Header: p.r.Header, Body: p.r.Body, HasBody: p.r.HasBody, ForceNew: p.r.ForceNew}
+	p.call = tool.Call{Tenant: p.r.Tenant, Agent: p.r.Agent, RunID: p.r.RunID, Header: p.r.Header, Body: p.r.Body, HasBody: p.r.HasBody, Ignore: p.r.Ignore, ForceNew: p.r.ForceNew}
 	if p.r.Name != "" {
 		p.named()
 		return p.agree()

@@ -59,6 +59,9 @@ func (p *passage) close(reply *Reply, panicked any) *Reply {
 		p.leave()
 		p.settle()
 	}
+	if reply != nil {
+		reply.Risk, reply.Args, reply.Spend = p.rec.RiskLevel, p.rec.ArgsHash, p.rec.SpendUSD
+	}
 	return reply
 }
 

@@ -39,6 +39,7 @@ type Request struct {
 	ToolHint       string        // X-OnceOnly-Tool
 	ForceNew       string        // X-OnceOnly-Force-New
 	Spend          string        // X-OnceOnly-Spend-Usd as it stood
+	Ignore         []string      // JSON pointers of arguments that do not count in the key, beyond the tool's own
 	Wait           time.Duration // at most this long for a running duplicate; 0: the tool's own
 }
 
@@ -64,6 +65,9 @@ type Reply struct {
 	Reason   string
 	Outcome  string
 	Key      string // as shown
+	Risk     string // low | medium | high, as the audit has it
+	Args     string // HMAC of the canonical arguments, as shown; empty when they were not read
+	Spend    string // what this request was charged, decimal US dollars
 
 	// Delivered is called once, after the wire knows whether the caller got the whole answer. Nil when nobody cares.
 	Delivered func(whole bool)
