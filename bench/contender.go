@@ -24,43 +24,51 @@ const (
 	nameReplay = "replays"
 )
 
-// startField starts everyone. The sidecar of first calls and of replays is the same one. end stops whom it started
-// and is never nil.
-func startField(ctx context.Context, s settings, dir, toolAddress string) (field []contender, end func(), err error) {
-	var started []*process
-	end = func() {
-		for _, p := range started {
-			p.stop()
-		}
-	}
-	field = append(field, contender{name: nameDirect, address: toolAddress, path: "/ok", differ: true})
+// field is everyone who is measured. The sidecar of first calls and of replays is the same one.
+type field struct {
+	contenders []contender
+	sidecar    *sidecar
+	others     []*process
+}
 
+// startField starts everyone. Stop the field also when this fails.
+func startField(ctx context.Context, s settings, dir, toolAddress string) (*field, error) {
+	f := &field{contenders: []contender{{name: nameDirect, address: toolAddress, path: "/ok", differ: true}}}
 	bare, address, err := startRole(ctx, dir, "bare", toolAddress)
 	if err != nil {
-		return nil, end, err
+		return f, err
 	}
-	started = append(started, bare)
-	field = append(field, contender{name: nameBare, proc: bare, address: address, path: "/ok", differ: true})
-
+	f.add(nameBare, bare, address)
 	if nginxVersion(s.nginx) != "" {
 		nginx, address, err := startNginx(ctx, s.nginx, dir, toolAddress)
 		if err != nil {
-			return nil, end, err
+			return f, err
 		}
-		started = append(started, nginx)
-		field = append(field, contender{name: nameNginx, proc: nginx, address: address, path: "/ok", differ: true})
+		f.add(nameNginx, nginx, address)
 	}
-
-	oo, err := newSidecar(s.binary, filepath.Join(dir, "run"), toolAddress)
-	if err != nil {
-		return nil, end, err
+	if f.sidecar, err = newSidecar(s.binary, filepath.Join(dir, "run"), toolAddress); err != nil {
+		return f, err
 	}
-	if _, err := oo.start(ctx, 0); err != nil {
-		return nil, end, err
+	if _, err := f.sidecar.start(ctx, 0); err != nil {
+		return f, err
 	}
-	started = append(started, oo.process)
-	governed := contender{name: nameFirst, proc: oo.process, address: oo.address, path: "/tools/bench", must: executed, differ: true}
-	replay := governed
+	first := contender{name: nameFirst, proc: f.sidecar.process, address: f.sidecar.address, path: "/tools/bench", must: executed, differ: true}
+	replay := first
 	replay.name, replay.must, replay.differ = nameReplay, replayed, false // of call 0, made at start
-	return append(field, governed, replay), end, nil
+	f.contenders = append(f.contenders, first, replay)
+	return f, nil
+}
+
+func (f *field) add(name string, p *process, address string) {
+	f.others = append(f.others, p)
+	f.contenders = append(f.contenders, contender{name: name, proc: p, address: address, path: "/ok", differ: true})
+}
+
+func (f *field) stop() {
+	for _, p := range f.others {
+		p.stop()
+	}
+	if f.sidecar != nil && f.sidecar.process != nil {
+		f.sidecar.stop()
+	}
 }

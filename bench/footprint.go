@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -126,4 +127,21 @@ func (f *footprint) print(out io.Writer) {
 	memory(fmt.Sprintf("the same, store with %d calls", f.calls), f.idle[1])
 	t.row("size of the stripped binary", fmt.Sprintf("%.1f MB", float64(f.size)/1e6), "< 20 MB", verdict(float64(f.size) < wantSize))
 	t.flush()
+}
+
+// printRestart stops the sidecar of the run and starts it again on the journal that it left. Nothing is wanted of
+// this figure: it shows what a start costs by what the journal holds.
+func printRestart(ctx context.Context, out io.Writer, oo *sidecar, calls int64) error {
+	oo.stop()
+	took, err := oo.start(ctx, math.MaxUint64)
+	if err != nil {
+		return err
+	}
+	resident, err := oo.residentBytes()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "restart after the run, journal of %d calls: %d ms to the first governed answer, then %.1f MB resident\n",
+		calls, took.Milliseconds(), float64(resident)/1e6)
+	return nil
 }

@@ -94,17 +94,20 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 	}
 	foot.print(out)
 
-	field, end, err := startField(ctx, s, dir, toolAddress)
-	defer end()
+	field, err := startField(ctx, s, dir, toolAddress)
+	defer field.stop()
 	if err != nil {
 		return err
 	}
-	results, err := interleave(ctx, s, field, progressTo(os.Stderr))
+	results, err := interleave(ctx, s, field.contenders, progressTo(os.Stderr))
 	if err != nil {
 		return err
 	}
 	results.print(out)
 	results.printWanted(out)
+	if err := printRestart(ctx, out, field.sidecar, results.calls(nameFirst)); err != nil {
+		return err
+	}
 	if s.assert && !foot.met() {
 		return errors.New("start-up or size is not what is wanted")
 	}

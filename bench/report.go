@@ -53,7 +53,7 @@ func (r *results) print(out io.Writer) {
 	t := newTable(out, fmt.Sprintf("throughput, %d B in and %d B out, medians of %d interleaved rounds; CPU is of the process under test", requestBytes, answerBytes, rounds),
 		"callers", "", "calls/s", "of the bare proxy", "of nginx", "CPU s per 100,000", "of the bare proxy")
 	for _, callers := range levels {
-		for _, c := range r.field {
+		for _, c := range r.order {
 			t.row(fmt.Sprint(callers), c.name, figure(r.median(c.name, callers, throughput), 0),
 				figure(median(r.ratios(c.name, nameBare, callers, throughput)), 2),
 				figure(median(r.ratios(c.name, nameNginx, callers, throughput)), 2),

@@ -16,18 +16,19 @@ var levels = []int{1, 16, 64, 256}
 type sample struct {
 	perSecond float64
 	cpu       float64 // seconds of the process under test per 100,000 calls
+	calls     int64   // all that were answered, those of the warm-up too
 }
 
 // results are the samples by contender and number of callers, one a round.
 type results struct {
-	field   []contender
+	order   []contender
 	samples map[string]map[int][]sample
 }
 
 // interleave measures everyone at every number of callers, again in each round, so that what the machine does
 // meanwhile meets all alike. The order within a round turns.
 func interleave(ctx context.Context, s settings, field []contender, progress func(done, all int)) (*results, error) {
-	r := &results{field: field, samples: map[string]map[int][]sample{}}
+	r := &results{order: field, samples: map[string]map[int][]sample{}}
 	for _, c := range field {
 		r.samples[c.name] = map[int][]sample{}
 	}
@@ -56,7 +57,10 @@ func measure(ctx context.Context, s settings, c contender, callers int, first ui
 	if err != nil {
 		return sample{}, err
 	}
-	defer func() { err = errors.Join(err, l.stop()) }()
+	defer func() {
+		err = errors.Join(err, l.stop())
+		got.calls = l.calls()
+	}()
 	if err := wait(ctx, s.warm); err != nil {
 		return sample{}, err
 	}
@@ -97,6 +101,16 @@ func (r *results) median(name string, callers int, of func(sample) float64) floa
 		all = append(all, of(s))
 	}
 	return median(all)
+}
+
+// calls is how many calls of a contender were answered in the whole run.
+func (r *results) calls(name string) (n int64) {
+	for _, samples := range r.samples[name] {
+		for _, s := range samples {
+			n += s.calls
+		}
+	}
+	return n
 }
 
 // ratios are one figure of a contender over another's of the same round, ascending; none when either did not run.
