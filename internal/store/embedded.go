@@ -47,6 +47,8 @@ type Embedded struct {
 	running  atomic.Int64  // claims without an end, for Reserve
 	switches atomic.Pointer[map[string]Switch]
 
+	leases *leases // of clients, with a lock of their own
+
 	editing sync.Mutex // one change of entries at a time; taken before mu
 
 	mu       sync.Mutex
@@ -71,7 +73,7 @@ func OpenEmbedded(opt Options) (*Embedded, error) {
 	opt.fill()
 	e := &Embedded{
 		opt: opt, log: opt.Log, opened: make(chan struct{}), cache: newCache(opt.CacheBytes),
-		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{},
+		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(),
 	}
 	e.switches.Store(&map[string]Switch{})
 	if err := e.open(); err != nil {

@@ -27,6 +27,8 @@ func (e *Embedded) fold(st journal.Stored) error {
 		}
 	case kindEntry:
 		err = e.foldEntry(&st)
+	case kindLock, kindLease, kindEndedLease:
+		err = e.foldLeases(&st)
 	}
 	if err != nil {
 		return fmt.Errorf("entry %d of kind %d: %w", st.Seq, st.Kind, err)
@@ -108,7 +110,10 @@ func (e *Embedded) carry(before uint64, emit func(journal.Entry)) error {
 		emit(journal.Entry{Kind: kindEntry, Fact: v.append(nil, id), Must: true})
 	}
 	e.mu.Unlock()
-	return e.relocate(moved)
+	if err := e.relocate(moved); err != nil {
+		return err
+	}
+	return e.carryLeases(before, emit)
 }
 
 // carryOpen says running and unknown calls again. What is on its way to the disk is younger.
