@@ -4,11 +4,13 @@ package govern
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
 // Meter counts what happened. Durations are seconds of wall clock.
@@ -77,6 +79,15 @@ func (g *Governor) Govern(ctx context.Context, r *Request) (reply *Reply) {
 func (g *Governor) Refuse(r *Request, code, detail string) *Reply {
 	p := g.open(r)
 	return p.close(p.refuse(code, detail), nil)
+}
+
+// Answer answers for the sidecar itself with a line of text, and leaves a record like any other.
+func (g *Governor) Answer(r *Request, reason, text string) *Reply {
+	p := g.open(r)
+	p.rec.PolicyReason = reason
+	return p.close(p.reply(&Reply{Status: http.StatusOK, Body: []byte(text + "\n"), Header: []tool.Header{
+		{Name: "Content-Type", Value: "text/plain; charset=utf-8"}, {Name: "Cache-Control", Value: "no-store"},
+	}}), nil)
 }
 
 // Tunnelled leaves the record of an opaque tunnel that was opened.
