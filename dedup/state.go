@@ -139,7 +139,7 @@ func meet(c *Claim, found []State, i int, now time.Time) Verdict {
 	switch {
 	case s.Outcome == Running && s.Nonce == c.Nonce:
 		return Verdict{Status: Mine, Again: true, Taken: s.Attempt > 1, Next: s}
-	case s.Outcome == Unknown && takeable(c, &s, now) && alone(found, s.Fence, now):
+	case (s.Outcome == Unknown || s.Outcome == Running && s.Fence == c.Renews) && takeable(c, &s, now) && alone(found, s.Fence, now):
 		s.Outcome, s.Nonce, s.Sent, s.Timeout = Running, c.Nonce, now, c.Timeout
 		s.Ended, s.Expires = time.Time{}, time.Time{}
 		s.Attempt++

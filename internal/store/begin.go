@@ -129,7 +129,7 @@ func (e *Embedded) install(c *call, fence uint64) {
 	c.seq = fence
 	if c.taken != nil {
 		delete(e.calls, c.taken.state.Fence)
-		e.unknown--
+		e.countTaken(c.taken, -1)
 	} else {
 		e.spent.charge(&c.state.Reserved)
 	}
@@ -143,6 +143,15 @@ func (e *Embedded) install(c *call, fence uint64) {
 			c.displaced[id.Key] = old
 		}
 		e.live[id.Key] = c
+	}
+}
+
+// countTaken counts a call that is taken over out of its kind, or in again.
+func (e *Embedded) countTaken(c *call, n int) {
+	if c.state.Outcome == dedup.Unknown {
+		e.unknown += n
+	} else {
+		e.running.Add(int64(n))
 	}
 }
 
@@ -163,6 +172,10 @@ func (e *Embedded) stand(ctx context.Context, c *call, commit *journal.Commit) e
 		return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
 	c.pending = false
+	if c.taken != nil && c.taken.state.Outcome == dedup.Running {
+		c.taken.renewed = c
+		c.taken.end(dedup.Ending{})
+	}
 	c.taken, c.displaced = nil, nil
 	return nil
 }
@@ -196,7 +209,7 @@ func (e *Embedded) retract(c *call) {
 	}
 	if c.taken != nil {
 		e.calls[c.taken.state.Fence] = c.taken
-		e.unknown++
+		e.countTaken(c.taken, 1)
 	} else {
 		e.spent.undo(&c.state.Reserved)
 	}

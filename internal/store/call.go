@@ -19,13 +19,14 @@ type call struct {
 	ended   bool // an end has been appended; what it says is not shown before it is durable
 
 	// What the claim put aside, for when it does not become durable.
-	taken     *call               // the unknown call that it takes over
+	taken     *call               // the unknown call that it takes over, or its holder's own that it renews
 	displaced map[dedup.Key]*call // unknown calls whose block had expired
 
 	answer  *dedup.Answer // ended and deferred: what duplicates get
 	waiters int
 	done    chan struct{} // closed once the call has ended
 	ending  dedup.Ending  // written before done is closed
+	renewed *call         // goes on with this call under a higher fence; written before done is closed
 }
 
 // stateAt is the call's state as it is seen under one of its keys.

@@ -18,11 +18,16 @@ func (e *Embedded) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.E
 		return e.over(k, fence)
 	}
 	defer e.part(c)
-	select {
-	case <-c.done:
-		return c.ending, nil
-	case <-ctx.Done():
-		return dedup.Ending{}, ctx.Err()
+	for {
+		select {
+		case <-c.done:
+			if c.renewed == nil {
+				return c.ending, nil
+			}
+			c = c.renewed
+		case <-ctx.Done():
+			return dedup.Ending{}, ctx.Err()
+		}
 	}
 }
 
@@ -31,7 +36,8 @@ func (e *Embedded) join(k dedup.Key, fence uint64) (*call, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	c := e.live[k]
-	if c == nil || c.state.Fence != fence {
+	again := c != nil && c.state.Outcome == dedup.Running && c.state.Attempt > 1 && c.state.Fence > fence
+	if c == nil || c.state.Fence != fence && !again {
 		return nil, nil
 	}
 	if c.waiters >= e.opt.Waiters {

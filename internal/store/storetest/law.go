@@ -45,6 +45,7 @@ func Law(t *testing.T, open func(t *testing.T) *Bench) {
 		"an operator's answer is replayed":                       resolvedDone,
 		"unknown of an idempotent tool is taken over":            takenOver,
 		"a take-over that fails changes nothing":                 takeOverFails,
+		"a holder goes on under a higher fence":                  renewed,
 		"take-overs end with the window":                         takeOverWindow,
 		"a late answer settles":                                  lateAnswer,
 		"an overtaken end changes nothing":                       overtaken,
@@ -419,6 +420,44 @@ func takenOver(t *testing.T, b *Bench) {
 			t.Fatalf("%+v", got)
 		}
 	}
+}
+
+// renewed is a holder that tries an idempotent tool again under its own claim: whoever waited for it goes on waiting.
+func renewed(t *testing.T, b *Bench) {
+	first := idempotent("x")
+	r := wants(t, b, first, dedup.Mine)
+	ended := make(chan dedup.Ending, 1)
+	go func() {
+		e, err := b.Store.Wait(context.Background(), first.Keys[0].Key, r.Fence)
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- e
+	}()
+	again := idempotent("x")
+	again.Renews = r.Fence
+	d := wants(t, b, again, dedup.Mine)
+	if !d.Taken || d.Generation != r.Generation || d.Fence <= r.Fence || d.Attempt != 2 {
+		t.Fatalf("%+v after %+v", d, r)
+	}
+	used(t, b, 1, 100)
+	wants(t, b, idempotent("x"), dedup.InFlight)
+	if err := b.Store.Finish(t.Context(), Ending(first, r, dedup.Done)); !errors.Is(err, dedup.ErrOvertaken) {
+		t.Fatalf("an end under the former fence: %v", err)
+	}
+	finish(t, b, Ending(again, d, dedup.Done))
+	if e := <-ended; e.Outcome != dedup.Done {
+		t.Fatalf("the waiter learned %+v", e)
+	}
+	used(t, b, 1, 100)
+	stale := idempotent("x")
+	stale.Renews = d.Fence
+	wants(t, b, stale, dedup.Replay)
+	mutating := NewClaim("y")
+	m := wants(t, b, mutating, dedup.Mine)
+	other := NewClaim("y")
+	other.Renews = m.Fence
+	wants(t, b, other, dedup.InFlight)
 }
 
 func takeOverFails(t *testing.T, b *Bench) {
