@@ -29,12 +29,12 @@ func (p *passage) enter(ctx context.Context) *Reply {
 	var waited time.Duration
 	p.place, waited = p.g.bulkheads.enter(ctx, p.tool, p.patience())
 	p.waited += waited
-	switch {
+	switch { // both may have changed while this request waited
 	case p.place == nil:
 		return p.refuse("overloaded", fmt.Sprintf("%d calls of %s are running.", max(p.tool.MaxInFlight, 1), p.name))
-	case waited > 0 && p.g.Draining.Load():
+	case p.g.Draining.Load():
 		return p.refuse("draining", "")
-	case waited > 0 && p.g.Disabled(p.r.Agent):
+	case p.g.Disabled(p.r.Agent):
 		return p.refuse("agent_disabled", "")
 	}
 	return nil
