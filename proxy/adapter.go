@@ -19,12 +19,12 @@ func (s *Server) request(c *conn) *govern.Request {
 	h := &c.head
 	c.asked = true
 	r := &govern.Request{ID: newID(), Arrived: time.Now(), Tenant: "default", Method: h.method, Target: h.dest}
-	if who := s.Identity(); len(who.Users) == 0 {
+	if who := s.Identity(); who.open() {
 		r.Agent = who.Default // otherwise nobody until identify has seen a proof
 	}
 	switch {
 	case c.inside != "":
-		r.Route, r.Agent = govern.Inside, c.agent
+		r.Route, r.Agent, r.RunID = govern.Inside, c.agent, c.run
 		r.Target.Scheme, r.Target.Authority = c.scheme, c.inside
 	case h.form == origin:
 		r.Route = govern.Reverse
@@ -104,11 +104,14 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request, ear
 	if h.form == origin && c.inside == "" && s.fromPage(c) {
 		return s.Refuse(r, "browser_request_denied", "Web pages may not use this listener. From another program: send no Origin, and this listener's address as Host (or name the host in proxy.hosts).")
 	}
-	if c.inside == "" && !s.identify(c, r) {
+	if c.inside == "" && !s.identify(c, r) || c.inside != "" && !s.stays(c) {
 		return s.Refuse(r, "proxy_auth_required", "")
 	}
 	if h.websocket {
 		return s.Refuse(r, "not_supported", "WebSocket connections are not supported.")
+	}
+	if reply := s.probe(c, r); reply != nil {
+		return reply
 	}
 	if reply := s.judgeRoute(c, r); reply != nil || h.form == authority {
 		return reply

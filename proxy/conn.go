@@ -41,6 +41,8 @@ type conn struct {
 	scheme   string   // https inside TLS
 	inside   string   // the authority of the tunnel this connection speaks in; "" for the listener's own
 	agent    string   // of the tunnel, identified by its CONNECT
+	run      string   // of the tunnel, for requests that name none
+	guest    string   // the child of `run` whose connection or tunnel this is
 	asked    bool     // a request came, or what was refused as one
 	began    time.Time
 	readBy   time.Time // the read deadline, zero when there is none

@@ -48,6 +48,8 @@ type Backend struct {
 	// Certificate is one of the local CA for a host (without port and brackets); nil: there is no CA, and no tunnel is
 	// opened whatever the configuration says.
 	Certificate func(host string) (*tls.Certificate, error)
+	// Probe answers requests for ProbeHost, and leaves their record; nil: they are like any other.
+	Probe func(r *govern.Request) *govern.Reply
 	// Log takes what an operator should know.
 	Log func(level slog.Level, msg string, args ...any)
 }

@@ -67,6 +67,8 @@ func (s *Server) judgeTunnel(ctx context.Context, r *govern.Request) (way, *gove
 	tls, httpsOnly := snapshot.Registry.ToolHost("https", r.Target.Authority)
 	clear, _ := snapshot.Registry.ToolHost("http", r.Target.Authority)
 	switch {
+	case s.Probe != nil && bareHost(r.Target.Authority) == ProbeHost:
+		return s.probeTunnel(), nil
 	case s.opens(snapshot, r.Target.Authority):
 		if !tls && isAddress(r.Target.Authority) && s.isToolAddress(ctx, nil, r.Target.Authority) {
 			return 0, s.refuseTunnel(r, "by its address")
@@ -229,7 +231,7 @@ func (t *tunnel) endUnasked() {
 // first bytes. The agent is the CONNECT's.
 func (t *tunnel) inside(over net.Conn, began []byte) {
 	c := newConn(t.s, over)
-	c.inside, c.agent, c.under = t.r.Target.Authority, t.r.Agent, t.c.Conn
+	c.inside, c.agent, c.run, c.guest, c.under = t.r.Target.Authority, t.r.Agent, t.r.RunID, t.c.guest, t.c.Conn
 	if over != t.c.Conn {
 		c.scheme = "https"
 	} else {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
@@ -98,6 +99,10 @@ func (s *sidecar) status() api.Status {
 		Journal: cfg.Store.Embedded.Dir, Guarantee: s.store.Guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
 		Problems: map[string]string{},
 	}
+	if s.members != nil {
+		n := s.members.Len()
+		st.Runs = &n
+	}
 	for _, c := range s.health.Checks {
 		if err := c.Err(); err != nil {
 			st.Problems[c.Name] = err.Error()
@@ -119,6 +124,9 @@ func digest(cfg any) string {
 func (s *sidecar) facts() []health.Line {
 	st := s.store.Stats()
 	lines := []health.Line{
+		{Key: "version", Value: buildVersion()},
+		{Key: "instance", Value: s.instance},
+		{Key: "user", Value: fmt.Sprint(os.Getuid())},
 		{Key: "guarantee", Value: s.store.Guarantee()},
 		{Key: "store_created", Value: fmt.Sprint(s.store.Created())},
 		{Key: "journal", Value: st.Journal.ID},

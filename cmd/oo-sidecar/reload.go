@@ -67,7 +67,7 @@ func (s *sidecar) use(cfg *config.Config) error {
 }
 
 func (s *sidecar) swap(cfg *config.Config, snapshot *govern.Snapshot) {
-	s.identity.Store(&proxy.Identity{Default: cfg.Agent.ID, Users: cfg.Agent.ProxyUsers})
+	s.introduce()
 	s.governor.Use(snapshot)
 	tools, agents := []string{}, []string{}
 	for _, t := range snapshot.Registry.Tools() {
@@ -78,6 +78,18 @@ func (s *sidecar) swap(cfg *config.Config, snapshot *govern.Snapshot) {
 	}
 	s.metrics.Registered(tools, agents)
 	s.metrics.Current(time.Now())
+}
+
+// introduce says who may ask from now on: the configured agent or proxy users, and the children of `run`.
+func (s *sidecar) introduce() {
+	s.introducing.Lock()
+	defer s.introducing.Unlock()
+	agent := s.cfg.Load().Agent
+	who := &proxy.Identity{Default: agent.ID, Users: agent.ProxyUsers}
+	if s.members != nil {
+		who.Guests, who.Guarded = s.members.all(), true
+	}
+	s.identity.Store(who)
 }
 
 // snapshot makes one of the entries that hold: those of cfg, and those that the api changed later.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -30,23 +31,26 @@ import (
 
 // sidecar is all parts of one running program, wired. It is made by newSidecar, listens, starts, and shuts down.
 type sidecar struct {
-	log      *slog.Logger
-	cfg      atomic.Pointer[config.Config] // swapped whole by reload
-	started  time.Time
-	store    *store.Embedded
-	mask     *hmac.Mask
-	metrics  *metrics.Metrics
-	audit    *audit.Log
-	governor *govern.Governor
-	upstream *proxy.Upstream
-	proxy    *proxy.Server
-	api      *api.Server
-	health   *health.Handler
-	identity atomic.Pointer[proxy.Identity]
-	ca       atomic.Pointer[intercept.CA] // nil while interception is off
-	keyPath  string                       // of the operator key made here; empty when the configuration has one
-	draining atomic.Bool
-	editing  sync.Mutex // held while entries change: one change at a time is judged against all others
+	log         *slog.Logger
+	cfg         atomic.Pointer[config.Config] // swapped whole by reload
+	started     time.Time
+	store       *store.Embedded
+	mask        *hmac.Mask
+	metrics     *metrics.Metrics
+	audit       *audit.Log
+	governor    *govern.Governor
+	upstream    *proxy.Upstream
+	proxy       *proxy.Server
+	api         *api.Server
+	health      *health.Handler
+	identity    atomic.Pointer[proxy.Identity]
+	members     *members                     // children of `run`; nil unless one started this sidecar
+	instance    string                       // made at the start: by it a probe is told from an answer of something else
+	ca          atomic.Pointer[intercept.CA] // nil while interception is off
+	keyPath     string                       // of the operator key made here; empty when the configuration has one
+	draining    atomic.Bool
+	introducing sync.Mutex // held while identity is made
+	editing     sync.Mutex // held while entries change: one change at a time is judged against all others
 
 	ctx       context.Context // of the calls; ended when drain is over
 	abandon   context.CancelFunc
@@ -56,7 +60,7 @@ type sidecar struct {
 
 // newSidecar opens the store and puts the parts together. Nothing listens yet.
 func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
-	s := &sidecar{log: log, started: time.Now(), metrics: metrics.New(buildVersion()), api: &api.Server{}}
+	s := &sidecar{log: log, started: time.Now(), instance: rand.Text(), metrics: metrics.New(buildVersion()), api: &api.Server{}}
 	s.cfg.Store(cfg)
 	s.ctx, s.abandon = context.WithCancel(context.Background())
 	if err := s.openStore(cfg); err != nil {
@@ -163,7 +167,7 @@ func (s *sidecar) listen() error {
 	}
 	s.proxy, err = proxy.New(cfg.Proxy, int(cfg.Limits.HeaderBytes), proxy.Backend{
 		Govern: s.governor.Govern, Refuse: s.governor.Refuse, Snapshot: s.governor.Snapshot,
-		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled,
+		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled, Probe: s.probed,
 		Certificate: func(host string) (*tls.Certificate, error) { return s.ca.Load().Certificate(host) },
 		Dial: func(ctx context.Context, authority string) (net.Conn, error) {
 			return s.upstream.Dialer().Dial(ctx, authority, nil)
@@ -196,10 +200,18 @@ func (s *sidecar) tunnelled(r *govern.Request) {
 	s.governor.Tunnelled(r)
 }
 
+// probed answers for proxy.ProbeHost: which sidecar this is.
+func (s *sidecar) probed(r *govern.Request) *govern.Reply {
+	return s.governor.Answer(r, "probe", "oo-sidecar "+s.instance)
+}
+
 func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Audit = s.query
+	if s.members != nil {
+		s.api.Runs, s.members.changed = s.members, s.introduce
+	}
 	s.servers = append(s.servers, listen.Server(s.api.Handler(), s.log))
 }
 

@@ -101,5 +101,6 @@ type Status struct {
 	Guarantee string            `json:"guarantee"`
 	Unknown   int               `json:"unknown_outcomes"`
 	Running   int64             `json:"running"`
+	Runs      *int              `json:"runs,omitempty"`     // children of `run`; absent unless `run` started this sidecar
 	Problems  map[string]string `json:"problems,omitempty"` // failed readiness checks
 }

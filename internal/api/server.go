@@ -26,6 +26,7 @@ type Server struct {
 	Registry Registry
 	Audit    func(context.Context, audit.Query) ([]audit.Row, error)
 	Status   func() Status
+	Runs     Runs // nil unless `oo-sidecar run` started this sidecar
 	Log      *slog.Logger
 	Hosts    []string // further names of the listener
 
@@ -66,6 +67,8 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/admin/v1/unknown":          {"GET": s.listUnknown},
 		"/admin/v1/unknown/resolve":  {"POST": s.resolve},
 		"/admin/v1/audit":            {"GET": s.queryAudit},
+		"/admin/v1/runs":             {"POST": s.join},
+		"/admin/v1/runs/{user}":      {"DELETE": s.leave},
 		"/admin/v1/tools":            {"GET": s.listTools, "POST": s.putTool},
 		"/admin/v1/tools/{name}":     {"DELETE": s.deleteTool},
 		"/admin/v1/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
