@@ -398,6 +398,7 @@ type stage struct {
 	seen   []seen // guarded by mu
 	script []act  // guarded by mu
 	always act
+	ran    []bool    // of each attempt, whether bytes may have left; guarded by mu
 	bodies []*played // guarded by mu
 }
 
@@ -434,10 +435,11 @@ func (s *stage) Send(ctx context.Context, a *govern.Attempt) (*govern.Answer, go
 		do = answers(200, `{"ok":true}`, jsonType)
 	}
 	answer, phase, err := do(ctx, a)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ran = append(s.ran, phase >= govern.FirstByte)
 	if answer != nil {
-		s.mu.Lock()
 		s.bodies = append(s.bodies, answer.Body.(*played))
-		s.mu.Unlock()
 	}
 	return answer, phase, err
 }
