@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/config"
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
@@ -94,7 +96,7 @@ func (s *sidecar) query(_ context.Context, q audit.Query) ([]audit.Row, error) {
 func (s *sidecar) status() api.Status {
 	cfg := s.cfg.Load()
 	st := api.Status{
-		Version: buildVersion(), Config: cfg.Path(), Digest: digest(cfg), Started: s.started, Agent: cfg.Agent.ID,
+		Version: buildVersion(), Config: cfg.Path(), Digest: configDigest(cfg), Started: s.started, Agent: cfg.Agent.ID,
 		Proxy: s.listeners.proxy.Addr().String(), API: s.listeners.api.Addr().String(), Health: s.listeners.health.Addr().String(),
 		Journal: cfg.Store.Embedded.Dir, Guarantee: s.store.Guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
 		Problems: map[string]string{},
@@ -118,6 +120,15 @@ func digest(cfg any) string {
 		return ""
 	}
 	return digestOf(data)
+}
+
+// configDigest is equal for equal configurations of the same store, from whatever directory they were loaded.
+func configDigest(cfg *config.Config) string {
+	c := *cfg
+	if dir, err := filepath.Abs(c.Store.Embedded.Dir); err == nil {
+		c.Store.Embedded.Dir = dir
+	}
+	return digest(&c)
 }
 
 // facts are the lines of /readyz?verbose.

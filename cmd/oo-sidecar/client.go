@@ -116,8 +116,17 @@ func unreachable(address string, err error) error {
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		detail = " (" + err.Error() + ")"
 	}
-	return exit{1, fmt.Errorf("no sidecar answers at %s%s: is `oo-sidecar serve` running with this configuration?", address, detail)}
+	return exit{1, silence{fmt.Sprintf("no sidecar answers at %s%s: is `oo-sidecar serve` running with this configuration?", address, detail), err}}
 }
+
+// silence is what a person reads where nobody answered, over what went wrong.
+type silence struct {
+	text  string
+	cause error
+}
+
+func (s silence) Error() string { return s.text }
+func (s silence) Unwrap() error { return s.cause }
 
 // refused turns an error envelope into an error.
 func (c *client) refused(status int, data []byte) error {

@@ -220,8 +220,10 @@ var javaOptions = []string{"http.proxyHost", "http.proxyPort", "http.proxyUser",
 // write prints the variables for a shell, or for what reads .env files.
 func write(w io.Writer, shell string, list []variable) error {
 	form := map[string]func(variable) string{
-		"sh":     func(v variable) string { return "export " + v.name + "=" + quoted(v.value, `'\''`) },
-		"fish":   func(v variable) string { return "set -gx " + v.name + " " + quoted(strings.ReplaceAll(v.value, `\`, `\\`), `\'`) },
+		"sh": func(v variable) string { return "export " + v.name + "=" + quoted(v.value, `'\''`) },
+		"fish": func(v variable) string {
+			return "set -gx " + v.name + " " + quoted(strings.ReplaceAll(v.value, `\`, `\\`), `\'`)
+		},
 		"dotenv": func(v variable) string { return v.name + "=" + dotted(v.value) },
 	}[shell]
 	for _, v := range list {

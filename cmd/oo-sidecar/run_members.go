@@ -31,7 +31,11 @@ func newMembers(agent string) *members {
 
 // await ends everything when nobody has joined by then.
 func (m *members) await(first time.Duration) *time.Timer {
-	return time.AfterFunc(first, func() { m.Leave("") })
+	return time.AfterFunc(first, func() {
+		if m.Len() == 0 {
+			m.Leave("")
+		}
+	})
 }
 
 // Join makes a proxy user that only this child knows.

@@ -13,21 +13,32 @@ import (
 )
 
 func newServe(a *app) *cobra.Command {
-	return &cobra.Command{
+	forRuns := false
+	cmd := &cobra.Command{
 		Use: "serve", Short: "Run the sidecar", Args: cobra.NoArgs,
 		Long: "Run the sidecar until SIGTERM or SIGINT, then let running calls finish (proxy.drain).\n" +
 			"A change of the configuration file, or SIGHUP, reloads it; an invalid one changes nothing.",
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), forRuns) },
 	}
+	cmd.Flags().BoolVar(&forRuns, forRunsFlag, false, "as `run` starts it: interception on, and an end with the last run")
+	_ = cmd.Flags().MarkHidden(forRunsFlag)
+	return cmd
 }
 
-// serve runs a sidecar until ctx ends.
-func (a *app) serve(ctx context.Context) error {
-	path, _, err := config.Locate(a.config)
+// forRunsFlag is the flag of serve by which `run` starts it.
+const forRunsFlag = "for-runs"
+
+// serve runs a sidecar until ctx ends or, if it is for the children of `run`, until the last of them has.
+func (a *app) serve(ctx context.Context, forRuns bool) error {
+	path, builtin, err := config.Locate(a.config)
 	if err != nil {
 		return err
 	}
-	load := func() (*config.Config, []config.Problem, error) { return config.Load(path, os.Environ(), nil) }
+	var flags map[string]string
+	if forRuns {
+		flags = runFlags(builtin)
+	}
+	load := func() (*config.Config, []config.Problem, error) { return config.Load(path, os.Environ(), flags) }
 	cfg, warnings, err := load()
 	if err != nil {
 		return err
@@ -38,6 +49,12 @@ func (a *app) serve(ctx context.Context) error {
 	}
 	for _, w := range warnings {
 		s.log.Warn("configuration: " + w.Error())
+	}
+	var over <-chan struct{}
+	if forRuns {
+		s.members = newMembers(cfg.Agent.ID)
+		defer s.members.await(firstRun).Stop()
+		over = s.members.Done()
 	}
 	if err := s.listen(); err != nil {
 		s.close(context.Background())
@@ -64,6 +81,8 @@ func (a *app) serve(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			return s.shutdown()
+		case <-over:
 			return s.shutdown()
 		case err := <-failed:
 			s.shutdown()
