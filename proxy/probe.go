@@ -8,7 +8,7 @@ const ProbeHost = "probe.oo-sidecar.invalid"
 
 // probe answers a request for ProbeHost; nil for any other.
 func (s *Server) probe(c *conn, r *govern.Request) *govern.Reply {
-	if s.Probe == nil || c.head.form == authority || bareHost(r.Target.Authority) != ProbeHost {
+	if s.Probe == nil || c.head.form == authority || r.Target.Authority == "" || bareHost(r.Target.Authority) != ProbeHost {
 		return nil
 	}
 	return s.Probe(r)
