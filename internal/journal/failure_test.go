@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shown are the facts that a running journal shows.
@@ -122,7 +123,7 @@ func oneFailure(t *testing.T, anyway bool) {
 // TestKilledAfterFailedSync has the page cache show what the disk lost: it must be written again before it is fact.
 func TestKilledAfterFailedSync(t *testing.T) {
 	fs, s := newFaultFS(), newStory()
-	j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +152,7 @@ func TestKilledAfterFailedSync(t *testing.T) {
 
 	var facts []string
 	fs = dead
-	j, err = Open(Options{Dir: "d", FS: fs}, func(e Stored) error { facts = append(facts, string(e.Fact)); return nil })
+	j, err = Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(e Stored) error { facts = append(facts, string(e.Fact)); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +242,7 @@ func TestDiskAway(t *testing.T) {
 // TestFailureTakesTheQueueAlong: what was decided on a state that includes a failed frame fails with it.
 func TestFailureTakesTheQueueAlong(t *testing.T) {
 	fs := newFaultFS()
-	j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,6 +259,9 @@ func TestFailureTakesTheQueueAlong(t *testing.T) {
 		return syscall.EIO
 	}
 	fs.mu.Unlock()
+	j.mu.Lock()
+	j.room = room{at: time.Now().Add(time.Hour), free: 1 << 40} // this fake answers no question while it hangs
+	j.mu.Unlock()
 	first, err1 := j.Append(Entry{Kind: 32, Fact: []byte("fails")})
 	<-inSync
 	plain, err2 := j.Append(Entry{Kind: 32, Fact: []byte("is behind it")})
@@ -364,7 +368,7 @@ func TestOpenReadOnly(t *testing.T) {
 		fs.readOnly = true
 		var facts []string
 		bodies := map[string]Location{}
-		j, err := Open(Options{Dir: "d", FS: fs}, func(e Stored) error {
+		j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(e Stored) error {
 			facts = append(facts, string(e.Fact))
 			if e.Body != (Location{}) {
 				bodies[string(e.Fact)] = e.Body
@@ -411,7 +415,7 @@ func TestOpenReadOnly(t *testing.T) {
 func TestAppendDuringRepair(t *testing.T) {
 	for _, works := range []bool{false, true} {
 		fs := newFaultFS()
-		j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+		j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

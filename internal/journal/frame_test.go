@@ -80,7 +80,7 @@ func encodeAgain(f *frame, p []byte) []byte {
 // TestFrameInBody: an agent that puts the bytes of a frame into a body makes no fact, and no damage, of them.
 func TestFrameInBody(t *testing.T) {
 	fs := newFaultFS()
-	j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,8 +93,11 @@ func TestFrameInBody(t *testing.T) {
 	fs.mu.Lock()
 	fs.names[segmentName(1)].cache[len(copied)+preambleSize+headerSize] ^= 1 // the frame with that body is torn
 	fs.mu.Unlock()
+	fs.mu.Lock()
+	dead := fs.killed()
+	fs.mu.Unlock()
 	var facts []string
-	k, err := Open(Options{Dir: "d", FS: fs.killed()}, func(e Stored) error { facts = append(facts, string(e.Fact)); return nil })
+	k, err := Open(Options{Dir: "d", FS: dead, Segment: 8192}, func(e Stored) error { facts = append(facts, string(e.Fact)); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

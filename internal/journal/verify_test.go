@@ -49,6 +49,9 @@ func TestEveryBit(t *testing.T) {
 	for name, n := range fs.names {
 		for at := range n.cache {
 			for bit := range 8 {
+				if testing.Short() && bit != at%8 {
+					continue
+				}
 				n.cache[at] ^= 1 << bit
 				rep, err := verify(fs)
 				flips++
@@ -69,7 +72,7 @@ func TestEveryBit(t *testing.T) {
 			}
 		}
 	}
-	if torn != headerSize*8 {
+	if torn != headerSize*8 && !testing.Short() || torn == 0 {
 		t.Fatalf("%d flips are taken for a torn write, want those of the last frame", torn)
 	}
 	t.Logf("%d flips", flips)
@@ -138,7 +141,7 @@ func TestEveryByteMissing(t *testing.T) {
 		if _, err := verify(fs); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if _, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil }); !errors.Is(err, ErrCorrupt) {
+		if _, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil }); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("%s: open: %v", what, err)
 		}
 		fs.names = names
@@ -233,7 +236,7 @@ func TestHeads(t *testing.T) {
 // TestHeadSurvivesRecovery: a head that was given out names the same entries after a crash.
 func TestHeadSurvivesRecovery(t *testing.T) {
 	fs := newFaultFS()
-	j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +252,7 @@ func TestHeadSurvivesRecovery(t *testing.T) {
 		fs.mu.Lock()
 		dead := fs.powerLost(len(fs.pending), none)
 		fs.mu.Unlock()
-		k, err := Open(Options{Dir: "d", FS: dead}, func(Stored) error { return nil })
+		k, err := Open(Options{Dir: "d", FS: dead, Segment: 8192}, func(Stored) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +269,7 @@ func TestHeadSurvivesRecovery(t *testing.T) {
 // TestReadWhileRunning hides what nothing acknowledged for as long as a process has the journal.
 func TestReadWhileRunning(t *testing.T) {
 	fs := newFaultFS()
-	j, err := Open(Options{Dir: "d", FS: fs}, func(Stored) error { return nil })
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
