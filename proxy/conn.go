@@ -80,6 +80,18 @@ func (c *conn) Close() error {
 	return err
 }
 
+// tidy lets go of the last request and of what only a large one needs, so that a connection that waits is small.
+func (c *conn) tidy() {
+	clear(c.head.fields)
+	c.head = head{fields: c.head.fields[:0], named: c.head.named[:0]}
+	if cap(c.head.fields) > 32 {
+		c.head.fields = nil
+	}
+	if c.r == c.w && len(c.buf) > 4<<10 {
+		c.buf, c.r, c.w = make([]byte, 4<<10), 0, 0
+	}
+}
+
 // fill reads from the peer into the buffer, which it grows up to limit bytes.
 func (c *conn) fill(limit int, by time.Time) error {
 	if c.r == c.w {

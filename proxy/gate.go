@@ -62,7 +62,7 @@ func (g *gate) read(c *conn, p []byte) (int, error) {
 
 // readHead waits for a whole head and judges it. EOF before its first byte is the connection's natural end.
 func (g *gate) readHead(c *conn) error {
-	c.head = head{fields: c.head.fields[:0], named: c.head.named[:0]}
+	c.tidy()
 	c.answered = false
 	n, err := c.awaitHead()
 	if err != nil {

@@ -94,7 +94,8 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 		MaxRequestBodySize:    math.MaxInt, // the gate counts
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
 		DisableHeaderNamesNormalizing: true, DisablePreParseMultipartForm: true,
-		LazyRequestTime: true, SecureErrorLogMessage: true, Logger: silent{},
+		ReduceMemoryUsage: true, // connections that wait, and tunnels, hold no buffers of fasthttp's
+		LazyRequestTime:   true, SecureErrorLogMessage: true, Logger: silent{},
 	}
 	return s, nil
 }
@@ -238,6 +239,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if c.head.form == authority {
+		ctx.Request = fasthttp.Request{} // its buffers, grown by a former request, would stay as long as the tunnel
 		s.connect(c, r)
 		ctx.SetConnectionClose()
 		return

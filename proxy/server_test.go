@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/intercept"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
@@ -44,6 +45,7 @@ type rig struct {
 	answer   func(*govern.Request) *govern.Reply
 	dial     func(context.Context, string) (net.Conn, error)
 	names    map[string]netip.Addr
+	ca       *intercept.CA
 	served   chan error
 }
 
@@ -94,6 +96,14 @@ func registered(t *testing.T, c tool.Config) *tool.Tool {
 }
 
 func (g *rig) backend() Backend {
+	b := g.parts()
+	if g.ca != nil {
+		b.Certificate = g.ca.Certificate
+	}
+	return b
+}
+
+func (g *rig) parts() Backend {
 	return Backend{
 		Govern: func(_ context.Context, r *govern.Request) *govern.Reply {
 			g.mu.Lock()

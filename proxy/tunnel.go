@@ -282,16 +282,22 @@ func (t *tunnel) close() {
 	_ = t.far.Close()
 }
 
+// buffers are what busy tunnels copy through. A waiting one holds a few hundred bytes.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
 // pump copies one direction. Its end is passed on; a tunnel in which no byte passed either way for tunnel_idle ends.
 func (t *tunnel) pump(to, from net.Conn, read func([]byte) (int, error)) {
-	buf := make([]byte, 32<<10)
+	var small [512]byte
 	for {
 		last := time.Unix(0, t.last.Load())
 		_ = from.SetReadDeadline(last.Add(t.s.settings.Load().tunnelIdle))
-		n, err := read(buf)
-		if n > 0 && t.write(to, buf[:n]) != nil {
+		n, err := read(small[:])
+		if n > 0 && t.write(to, small[:n]) != nil {
 			t.close()
 			return
+		}
+		if n == len(small) && err == nil {
+			err = t.pumpMuch(to, read)
 		}
 		switch {
 		case err == nil:
@@ -305,6 +311,23 @@ func (t *tunnel) pump(to, from net.Conn, read func([]byte) (int, error)) {
 		default:
 			t.close()
 			return
+		}
+	}
+}
+
+// pumpMuch copies through a large buffer, which it gives back before it would wait.
+func (t *tunnel) pumpMuch(to net.Conn, read func([]byte) (int, error)) error {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := read(buf[:])
+		if n > 0 {
+			if failed := t.write(to, buf[:n]); failed != nil {
+				return failed
+			}
+		}
+		if err != nil || n < len(buf) {
+			return err
 		}
 	}
 }
