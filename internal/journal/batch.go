@@ -127,8 +127,8 @@ func (b *batch) finish(err error) {
 }
 
 // Append queues the entries as one unit: all of them become durable or none does. Their order is the order of the calls.
-// It does not block on the disk and keeps nothing of what it is given. Without a Must entry it fails with ErrUnavailable while the
-// journal takes no entries; with one it fails only when the journal is closed.
+// It does not wait for the disk and keeps nothing of what it is given. Without a Must entry it fails with ErrUnavailable
+// while the journal takes no entries; with one only when the journal is closed, or 1 GiB of them waits for a disk.
 func (j *Journal) Append(entries ...Entry) (*Commit, error) { return j.append(false, entries) }
 
 func (j *Journal) append(own bool, entries []Entry) (*Commit, error) {
@@ -149,6 +149,7 @@ func (j *Journal) append(own bool, entries []Entry) (*Commit, error) {
 	}
 	c.to = len(b.buf)
 	j.queued += int64(c.to - c.from)
+	j.room.left -= size
 	if must {
 		b.musts = append(b.musts, c)
 	}
@@ -167,6 +168,7 @@ var refusedBatch = func() *batch {
 }()
 
 func judge(entries []Entry, own bool) (must bool, size int64, err error) {
+	size = headerSize // of a frame that it may have for itself
 	for i := range entries {
 		e := &entries[i]
 		if e.Kind < firstForeign && !own {
@@ -229,7 +231,8 @@ func (j *Journal) rouse() {
 }
 
 // Wait blocks until the batch is durable, or until that has failed, or until ctx is done. ErrNotDurable: none of it
-// will ever be read back. ErrDeferred (only with a Must entry): it is kept and will be the first thing written once
+// will be read back, whatever was written of it. (One case is beyond any log: the disk failed while it wrote, took no
+// new segment either, and lost power before it did. Then the batch may stand on it.) ErrDeferred (only with a Must entry): it is kept and will be the first thing written once
 // the disk takes writes again; Durable waits for that.
 func (c *Commit) Wait(ctx context.Context) error {
 	select {

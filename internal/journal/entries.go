@@ -16,7 +16,7 @@ func (j *Journal) Body(l Location) ([]byte, error) {
 	if s == nil {
 		return nil, ErrBodyGone
 	}
-	if l.Offset < preambleSize+headerSize+digestSize {
+	if l.Offset < preambleSize+headerSize+digestSize || l.Length > maxBatch {
 		return nil, corruptAt(s, int64(l.Offset), "no body stands there")
 	}
 	p := make([]byte, digestSize+int(l.Length))

@@ -260,7 +260,7 @@ func TestFailureTakesTheQueueAlong(t *testing.T) {
 	}
 	fs.mu.Unlock()
 	j.mu.Lock()
-	j.room = room{at: time.Now().Add(time.Hour), free: 1 << 40} // this fake answers no question while it hangs
+	j.room = room{at: time.Now().Add(time.Hour), left: 1 << 40} // this fake answers no question while it hangs
 	j.mu.Unlock()
 	first, err1 := j.Append(Entry{Kind: 32, Fact: []byte("fails")})
 	<-inSync
@@ -305,9 +305,6 @@ func TestFullDisk(t *testing.T) {
 	}
 	var full error
 	for full == nil {
-		j.mu.Lock()
-		j.room = room{} // ask the file system each time
-		j.mu.Unlock()
 		facts := s.begin(1, 30<<10)
 		c, err := j.Append(entriesOf(facts, false)...)
 		if full = err; err == nil {

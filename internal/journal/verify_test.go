@@ -302,8 +302,8 @@ func TestReadWhileRunning(t *testing.T) {
 	if n := count(dead); n != 4 {
 		t.Fatalf("%d entries after it was killed, want 4", n)
 	}
-	if err := j.acknowledge(context.Background(), 4); err != nil {
-		t.Fatal(err)
+	for j.Status().Head.Seq < 4 { // an idle committer acknowledges by itself
+		time.Sleep(time.Millisecond)
 	}
 	if n := count(fs); n != 4 {
 		t.Fatalf("%d entries after it was idle, want 4", n)
