@@ -80,6 +80,7 @@ func (p *passage) try(ctx context.Context, a *Attempt) (res result) {
 	if res.err != nil {
 		return res
 	}
+	p.withhold(res.answer.Header)
 	if length := res.answer.Length; a.Tool == nil || res.answer.Events || length < 0 || length > int64(p.g.Limits.AnswerBytes) {
 		res.pass = true
 		return res
