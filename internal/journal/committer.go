@@ -59,7 +59,6 @@ func (j *Journal) take(timer *time.Timer) (b *batch, ok bool) {
 			if j.queue = j.queue[1:]; len(j.queue) == 0 {
 				j.queue = nil
 			}
-			j.queued -= int64(b.size())
 			j.mu.Unlock()
 			return b, true
 		case j.closing:
@@ -277,8 +276,8 @@ func scrub(s *segment, off uint32) {
 // publish shows a durable batch to readers and wakes its callers.
 func (j *Journal) publish(b *batch) {
 	j.mu.Lock()
-	s := j.seg
-	j.note(s, b)
+	j.queued -= int64(b.size())
+	j.note(j.seg, b)
 	j.mu.Unlock()
 	b.finish(nil)
 }

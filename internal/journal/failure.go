@@ -84,6 +84,7 @@ func (j *Journal) reopen() error {
 		j.deferred = kept
 		return err
 	}
+	j.queued = 0
 	if !j.deferred.empty() {
 		j.queue, j.queued = []*batch{j.deferred}, int64(j.deferred.size())
 	}

@@ -232,6 +232,11 @@ func TestDiskAway(t *testing.T) {
 		if st := j.Status(); st.Err != nil || st.Deferred != 0 {
 			t.Fatalf("%v: status after it came back %+v", errno, st)
 		}
+		j.mu.Lock()
+		if j.queued != 0 {
+			t.Fatalf("%v: %d bytes are taken for queued", errno, j.queued)
+		}
+		j.mu.Unlock()
 		shut(t, j)
 		if err := s.check(fs.powerLost(0, none), false); err != nil {
 			t.Fatalf("%v: %v", errno, err)

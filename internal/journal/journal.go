@@ -107,7 +107,7 @@ type Journal struct {
 
 	mu       sync.Mutex
 	queue    []*batch   // guarded by mu: what waits for the disk, oldest first
-	queued   int64      // guarded by mu: bytes in queue
+	queued   int64      // guarded by mu: bytes that are appended and not durable
 	nextSeq  uint64     // guarded by mu
 	idle     bool       // guarded by mu: the committer sleeps
 	settle   bool       // guarded by mu: write an empty frame although nothing waits
