@@ -23,6 +23,6 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(newInit(a), newCheck(a), newCompletion(a), newVersion(a))
 	root.AddCommand(newVerifySignature(a))
 	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newHealth(a))
-	root.AddCommand(newRun(a), newEnv(a), newCA(a))
+	root.AddCommand(newRun(a), newEnv(a), newDoctor(a), newFetch(a), newCA(a))
 	return root
 }
