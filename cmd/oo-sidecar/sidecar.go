@@ -209,6 +209,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Audit = s.query
+	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce
 	}
@@ -232,15 +233,20 @@ func (s *sidecar) notDraining() error {
 	return nil
 }
 
+// apiConnections is how many the api listener has at once. Clients of check-lock that wait for one go on without the lock
+// after some seconds, so there are more than any agent's pool needs.
+const apiConnections = 2048
+
 // start serves. What it returns is told when a listener fails.
 func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
+	s.api.ResumeJobs() // before anybody can ask for their keys
 	go func() {
 		if err := s.proxy.Serve(s.ctx, s.listeners.proxy); err != nil {
 			failed <- fmt.Errorf("proxy listener: %w", err)
 		}
 	}()
-	for i, l := range []net.Listener{listen.Limit(s.listeners.api, 256), listen.Limit(s.listeners.health, 64)} {
+	for i, l := range []net.Listener{listen.Limit(s.listeners.api, apiConnections), listen.Limit(s.listeners.health, 64)} {
 		go func() {
 			if err := s.servers[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
@@ -254,6 +260,7 @@ func (s *sidecar) start() <-chan error {
 // closes the journal.
 func (s *sidecar) shutdown() error {
 	s.draining.Store(true)
+	s.governor.Draining.Store(true)
 	drain := s.cfg.Load().Proxy.Drain
 	s.log.Info("draining", "running", s.governor.Running(), "drain", drain.String())
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
@@ -261,6 +268,7 @@ func (s *sidecar) shutdown() error {
 	if err := s.proxy.Shutdown(ctx); err != nil {
 		s.log.Warn("calls were still running when the drain was over; their outcome is unknown unless their answer comes now", "running", s.governor.Running())
 	}
+	s.api.Drain(ctx)
 	s.abandon()
 	s.settle()
 	end, stop := context.WithTimeout(context.Background(), 5*time.Second)

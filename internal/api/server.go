@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/lease"
 	"github.com/oo-sidecar/oo-sidecar/internal/listen"
 )
 
@@ -30,6 +32,14 @@ type Server struct {
 	Log      *slog.Logger
 	Hosts    []string // further names of the listener
 
+	Leases   lease.Store                      // locks, leases and jobs
+	Governor *govern.Governor                 // of tool calls and the actions of jobs
+	Calls    context.Context                  // of those calls: it outlives the connection that asked
+	Noted    func(*Notice)                    // hears of locks and leases; may be nil
+	Timeline func(*Moment)                    // hears of runs; may be nil
+	Quota    func(by *Key, leases bool) Quota // of check-lock, or of leases and calls; nil: nobody counts
+
+	work workers
 	keys atomic.Pointer[Keyring] // swapped whole
 }
 
@@ -51,12 +61,15 @@ func (s *Server) Handler() http.Handler {
 	for pattern, m := range s.operatorRoutes() {
 		mux.Handle(pattern, s.guard(m, Operator))
 	}
+	for pattern, m := range s.callerRoutes() {
+		mux.Handle(pattern, s.guard(m, Agent))
+	}
 	mux.Handle("/", s.guard(nil, ""))
 	page := http.NewCrossOriginProtection()
 	page.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusForbidden, problem{"browser_request_denied", "a page of another origin may not call this API"})
 	}))
-	return listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux))))
+	return identified(listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux)))))
 }
 
 // operatorRoutes are those that only an operator's key may use.

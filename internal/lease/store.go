@@ -12,7 +12,9 @@ type Name struct{ Tenant, Key string }
 // View is a key's state and the store's time at which it was looked at.
 type View struct {
 	State
-	Now time.Time
+	Now     time.Time
+	Changed bool // by the step; false for the repetition of an end
+	Lost    bool // of a claim that acquired the key: the lease before had expired
 }
 
 // Work is a job in progress.

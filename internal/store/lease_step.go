@@ -21,7 +21,9 @@ type decision struct {
 // Acquire claims the lease of n: see lease.Store.
 func (e *Embedded) Acquire(ctx context.Context, n lease.Name, c lease.Claim) (lease.View, lease.Verdict, error) {
 	var verdict lease.Verdict
+	var lost bool
 	view, err := e.step(ctx, n, func(s lease.State, now time.Time) (d decision) {
+		lost = s.Live(now) && s.Expired(now)
 		d.next, verdict = lease.Acquire(s, c, now)
 		d.write = verdict == lease.Acquired
 		if d.write {
@@ -29,6 +31,7 @@ func (e *Embedded) Acquire(ctx context.Context, n lease.Name, c lease.Claim) (le
 		}
 		return d
 	})
+	view.Lost = lost && verdict == lease.Acquired
 	return view, verdict, err
 }
 
@@ -82,7 +85,7 @@ func (e *Embedded) step(ctx context.Context, n lease.Name, decide func(lease.Sta
 			d.err = e.write(id, n, &d) // gives mu up while the disk is busy
 		}
 		t.mu.Unlock()
-		return lease.View{State: d.next, Now: now}, d.err
+		return lease.View{State: d.next, Now: now, Changed: d.write && d.err == nil}, d.err
 	}
 }
 
