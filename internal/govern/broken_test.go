@@ -215,3 +215,46 @@ func TestOvertaken(t *testing.T) {
 		}
 	})
 }
+
+// odd is the real store with an end that it does not take.
+type odd struct{ dedup.Store }
+
+func (odd) Finish(context.Context, *dedup.End) error { return errors.New("played") }
+
+// TestAnEndIsNotTaken: nobody knows then whether the store has the record, so it is written by itself.
+func TestAnEndIsNotTaken(t *testing.T) {
+	in(t, oneTool(nil), func(w *world) {
+		w.gov.Store = odd{w.store}
+		r := w.ask(named("t", "{}"))
+		r.want(t, "200 executed ok done")
+		if rec := w.record(r); rec.Outcome != "done" || len(w.logged) != 1 || !slices.Equal(w.meter.storeErrors, []string{"finish"}) {
+			t.Errorf("recorded as %+v, logged %v", rec, w.logged)
+		}
+	})
+}
+
+// TestUnsignable: what cannot be signed is not sent.
+func TestUnsignable(t *testing.T) {
+	s := oneTool(func(c *tool.Config) { c.Auth = fourEffects().tools[0].Auth })
+	in(t, s, func(w *world) {
+		r := w.ask(named("t", "{}").with(func(r *govern.Request) { r.Agent = "a\nb" }))
+		r.want(t, "500 blocked internal not_sent")
+		if n := w.stage.sends(); n != 0 || len(w.logged) != 1 || strings.Contains(r.body, "sign") {
+			t.Errorf("sent %d times, logged %v, told %s", n, w.logged, r.body)
+		}
+	})
+}
+
+// TestAbandoned: when the sidecar's time is over, nothing is tried again.
+func TestAbandoned(t *testing.T) {
+	in(t, retrying("idempotent", 5), func(w *world) {
+		ctx, cancel := context.WithCancel(context.Background())
+		w.stage.then(first(cancel, answers(503, "later")))
+		a := named("t", "{}")
+		a.ctx = ctx
+		w.ask(a).want(t, "503 executed ok unknown")
+		if n := w.stage.sends(); n != 1 {
+			t.Errorf("sent %d times", n)
+		}
+	})
+}

@@ -75,11 +75,8 @@ func (p *passage) lists() *Reply {
 	d := p.policy.Decide(p.name, p.call.Tool, p.r.ForceNew != "")
 	p.rec.ShadowReason = string(d.Shadow)
 	p.ruled(d.Rule, d.Source)
-	switch {
-	case d.Allow:
+	if d.Allow {
 		return nil
-	case d.Rule == "":
-		return p.refuse(string(d.Reason), "")
 	}
 	return p.refuse(string(d.Reason), "Refused by the rule "+d.Rule+".")
 }

@@ -17,26 +17,24 @@ var errNoObject = errors.New("no object")
 // member must be there.
 func setMember(doc []byte, pointer, value string) ([]byte, error) {
 	names := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
-	at := skipSpace(doc, 0)
 	for i, name := range names {
-		name = strings.NewReplacer("~1", "/", "~0", "~").Replace(name)
-		if doc[at] != '{' {
-			return nil, errNoObject
-		}
-		from, to, found := member(doc, at, name)
-		last := i == len(names)-1
-		switch {
-		case found && last:
-			return slices.Concat(doc[:from], appendJSON(nil, value), doc[to:]), nil
-		case found:
-			at = from
-		case last:
-			return insertMember(doc, at, name, value), nil
-		default:
-			return nil, errNoObject
-		}
+		names[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(name)
 	}
-	return doc, nil
+	at, last := skipSpace(doc, 0), len(names)-1
+	for _, name := range names[:last] {
+		from, _, found := member(doc, at, name)
+		if !found {
+			return nil, errNoObject
+		}
+		at = from
+	}
+	if doc[at] != '{' {
+		return nil, errNoObject
+	}
+	if from, to, found := member(doc, at, names[last]); found {
+		return slices.Concat(doc[:from], appendJSON(nil, value), doc[to:]), nil
+	}
+	return insertMember(doc, at, names[last], value), nil
 }
 
 // insertMember puts a new first member into the object that begins at doc[at].
@@ -48,8 +46,11 @@ func insertMember(doc []byte, at int, name, value string) []byte {
 	return slices.Concat(doc[:at+1], text, doc[at+1:])
 }
 
-// member finds the value of the named member of the object that begins at doc[at].
+// member finds the value of the named member of what begins at doc[at], if that is an object.
 func member(doc []byte, at int, name string) (from, to int, found bool) {
+	if doc[at] != '{' {
+		return 0, 0, false
+	}
 	i := skipSpace(doc, at+1)
 	for doc[i] != '}' {
 		end := skipString(doc, i)

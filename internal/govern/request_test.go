@@ -94,6 +94,14 @@ func TestTheWireRefuses(t *testing.T) {
 			w.replies[got.id] = got
 			return got
 		}
+		answer := &govern.Request{ID: "the sidecar's own", Arrived: time.Now(), Agent: "ag"}
+		w.replies[answer.ID] = &reply{Reply: w.gov.Answer(answer, "probe", "here")}
+		if r := w.replies[answer.ID]; r.Status != 200 || string(r.Body) != "here\n" {
+			t.Errorf("answered %+v", r.Reply)
+		}
+		tunnel := &govern.Request{ID: "tunnel", Arrived: time.Now(), Agent: "ag", Target: tool.Target{Authority: "free.test:443"}}
+		w.gov.Tunnelled(tunnel)
+		w.replies[tunnel.ID] = &reply{Reply: &govern.Reply{Decision: govern.Executed, Reason: "ok"}}
 		refuse("bad_request").want(t, "400 blocked bad_request not_sent")
 		refuse("request_too_large").want(t, "413 blocked request_too_large not_sent")
 	})

@@ -122,6 +122,23 @@ func TestKillSwitch(t *testing.T) {
 	})
 }
 
+// TestTheHoldersSwitch: it says nothing of a waiter that is another agent.
+func TestTheHoldersSwitch(t *testing.T) {
+	in(t, oneTool(func(c *tool.Config) { c.Dedup.Scope = "global" }), func(w *world) {
+		gate := make(chan struct{})
+		w.gov.Store = &between{Store: w.store, claimed: func() { <-gate }}
+		other := named("t", "{}").with(func(r *govern.Request) { r.Agent = "other" })
+		all := w.together(named("t", "{}"), named("t", "{}"), other)
+		w.off("ag")
+		close(gate)
+		got := all()
+		got[0].want(t, "403 blocked agent_disabled not_sent")
+		got[1].want(t, "403 blocked agent_disabled not_sent")
+		got[2].want(t, "409 dedup in_flight not_sent")
+		w.ask(other).want(t, "200 executed ok done")
+	})
+}
+
 func (w *world) on(agent string) {
 	if _, err := w.store.Enable(context.Background(), agent, "test", "operator"); err != nil {
 		w.Error(err)

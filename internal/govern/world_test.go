@@ -149,9 +149,10 @@ func ptr[T any](v T) *T { return &v }
 // asking is a request to be made.
 type asking struct {
 	govern.Request
-	hangsUp bool // the agent has gone: no byte of the answer can be written
-	breaks  bool // writing to the agent panics
-	lost    bool // the wire loses the stream and never writes it
+	ctx     context.Context // nil: one that never ends
+	hangsUp bool            // the agent has gone: no byte of the answer can be written
+	breaks  bool            // writing to the agent panics
+	lost    bool            // the wire loses the stream and never writes it
 }
 
 var jsonType = tool.Header{Name: "Content-Type", Value: "application/json"}
@@ -201,7 +202,11 @@ func (w *world) ask(a *asking) *reply {
 	if r.Agent == "" {
 		r.Agent = "ag"
 	}
-	got := &reply{Reply: w.gov.Govern(context.Background(), &r), id: id, header: map[string]string{}}
+	ctx := a.ctx
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	got := &reply{Reply: w.gov.Govern(ctx, &r), id: id, header: map[string]string{}}
 	if got.Reply == nil {
 		w.Fatal("Govern returned nil")
 	}
