@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/intercept"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
 // slow serves what the agent function writes to one connection on a clock of its own, and returns the detail of the
@@ -71,6 +74,74 @@ func TestConnectionsDoNotKeepTheSidecarWaiting(t *testing.T) {
 	} {
 		detail, lived := slow(t, c.agent)
 		if !strings.Contains(detail, c.detail) || (c.detail == "") != (detail == "") || lived > c.lived {
+			t.Errorf("%s: %q after %s", name, detail, lived)
+		}
+	}
+}
+
+// slowTunnel is slow for what an agent does in an opened tunnel to pay.test.
+func slowTunnel(t *testing.T, agent func(c net.Conn, trust *tls.Config)) (detail string, lived time.Duration) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := intercept.Open(intercept.Options{Memory: true, Out: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &rig{t: t, ca: ca, identity: Identity{Default: "default"}}
+		s, err := New(Config{MaxRequestBytes: 1 << 16, TunnelIdle: time.Minute}, 4<<10, g.backend())
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.Server = s
+		near, end := net.Pipe()
+		defer near.Close()
+		way := &tunnel{s: s, c: newConn(s, end), r: &govern.Request{Agent: "default", Target: tool.Target{Authority: "pay.test:443"}}, way: opened}
+		start := time.Now()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			defer end.Close()
+			s.enter()
+			way.run()
+			lived = time.Since(start)
+		}()
+		agent(near, g.trust("pay.test"))
+		_, _ = io.Copy(io.Discard, near)
+		<-ended
+		detail = strings.Join(g.details, "; ")
+	})
+	return detail, lived
+}
+
+func TestTunnelsDoNotKeepTheSidecarWaiting(t *testing.T) {
+	first := hello(t, "pay.test", 1<<14)
+	for name, c := range map[string]struct {
+		agent  func(net.Conn, *tls.Config)
+		detail string
+		lived  time.Duration // at most
+	}{
+		"silent": {func(net.Conn, *tls.Config) {}, "", tunnelStart},
+		"a ClientHello that stops": {func(c net.Conn, _ *tls.Config) { _, _ = io.WriteString(c, first[:50]) },
+			"did not end in time", handshakeTimeout},
+		"a ClientHello byte by byte": {func(c net.Conn, _ *tls.Config) {
+			for i := range len(first) {
+				if _, err := io.WriteString(c, first[i:i+1]); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}, "did not end in time", handshakeTimeout},
+		"a handshake that stops": {func(c net.Conn, _ *tls.Config) {
+			_, _ = io.WriteString(c, first)
+			_, _ = io.ReadFull(c, make([]byte, 100))
+		}, "did not end in time", handshakeTimeout},
+		"TLS and silence": {func(c net.Conn, trust *tls.Config) {
+			if err := tls.Client(c, trust).Handshake(); err != nil {
+				t.Error(err)
+			}
+		}, "", idleTimeout},
+	} {
+		detail, lived := slowTunnel(t, c.agent)
+		if !strings.Contains(detail, c.detail) || (c.detail == "") != (detail == "") || strings.Contains(detail, ";") || lived > c.lived+time.Second {
 			t.Errorf("%s: %q after %s", name, detail, lived)
 		}
 	}

@@ -144,7 +144,7 @@ func handshakeFault(err error) string {
 	switch {
 	case timedOut(err):
 		return "it did not end in time."
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the client hung up; clients that do not trust the local CA do so (oo-sidecar ca path --bundle says what to point them to)."
 	case strings.Contains(text, "remote error: ") && strings.Contains(text, "certificate"):
 		return "the client does not trust the local CA (" + text + "); oo-sidecar ca path --bundle says what to point it to."

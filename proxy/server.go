@@ -41,6 +41,9 @@ type Backend struct {
 	Disabled func(agent string) bool
 	// Tunnelled leaves the record of an opaque tunnel that was opened, and counts it.
 	Tunnelled func(r *govern.Request)
+	// Unused leaves the record of a tunnel that was to be read and carried no request: one that did is recorded by its
+	// requests.
+	Unused func(r *govern.Request)
 	// Dial opens the far end of an opaque tunnel; its errors are those of govern.Sender.
 	Dial func(ctx context.Context, authority string) (net.Conn, error)
 	// Addresses are those that calls to the host would be sent to now.

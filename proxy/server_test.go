@@ -39,6 +39,7 @@ type rig struct {
 	refused  []string // codes
 	details  []string
 	tunnels  int
+	unused   int
 	off      map[string]bool
 	snapshot govern.Snapshot
 	identity Identity
@@ -130,6 +131,11 @@ func (g *rig) parts() Backend {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.tunnels++
+		},
+		Unused: func(*govern.Request) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.unused++
 		},
 		Dial: func(ctx context.Context, authority string) (net.Conn, error) { return g.dial(ctx, authority) },
 		Addresses: func(_ context.Context, host string) ([]netip.Addr, error) {

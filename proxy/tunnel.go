@@ -212,7 +212,7 @@ func (t *tunnel) runInside() {
 	n, _ := t.c.readRaw(first)
 	switch {
 	case n == 0:
-		t.endUnasked()
+		t.s.Unused(t.r)
 	case first[0] == recordHandshake && t.way == opened:
 		t.insideTLS(first)
 	case first[0] < 'A' || first[0] > 'Z':
@@ -220,11 +220,6 @@ func (t *tunnel) runInside() {
 	default:
 		t.inside(t.c.Conn, first)
 	}
-}
-
-// endUnasked leaves the record of a tunnel that carried nothing: one that did is recorded by its requests.
-func (t *tunnel) endUnasked() {
-	t.s.Refuse(t.r, "bad_request", "The tunnel ended before it carried a request.")
 }
 
 // inside serves the HTTP requests that the tunnel carries over this connection, governed like any other. began are their
@@ -245,7 +240,7 @@ func (t *tunnel) inside(over net.Conn, began []byte) {
 	t.s.untrack(t) // each request asks the kill switch by itself
 	_ = t.s.fast.ServeConn(c)
 	if !c.asked {
-		t.endUnasked()
+		t.s.Unused(t.r)
 	}
 }
 

@@ -72,16 +72,22 @@ func readHead(c io.Reader) string {
 // settled waits until the tunnel's goroutine has left its record.
 func (g *rig) settled(tunnels, refused int) {
 	g.t.Helper()
+	g.until(func() bool { return g.tunnels == tunnels && len(g.refused) == refused })
+}
+
+// until waits for what the rig remembers to be so.
+func (g *rig) until(is func() bool) {
+	g.t.Helper()
 	for until := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		g.mu.Lock()
-		done := g.tunnels == tunnels && len(g.refused) == refused
-		got := fmt.Sprint(g.tunnels, " tunnels, refused ", g.refused)
+		done := is()
+		got := fmt.Sprint(g.tunnels, " tunnels, ", g.unused, " unused, refused ", g.refused)
 		g.mu.Unlock()
 		if done {
 			return
 		}
 		if time.Now().After(until) {
-			g.t.Fatalf("%s, want %d and %d", got, tunnels, refused)
+			g.t.Fatal(got)
 		}
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
 	"github.com/oo-sidecar/oo-sidecar/internal/intercept"
+	"github.com/oo-sidecar/oo-sidecar/proxy"
 )
 
 // caOptions says where the local CA of a configuration lives and for whom it signs.
@@ -20,7 +22,7 @@ func caOptions(cfg *config.Config) intercept.Options {
 		o.Dir = filepath.Join(cfg.Store.Embedded.Dir, "ca")
 	}
 	if len(in.Hosts) > 0 && in.Hosts[0] != "all" && in.Hosts[0] != "registered" {
-		o.Hosts = in.Hosts
+		o.Hosts = append(slices.Clone([]string(in.Hosts)), proxy.ProbeHost) // a name that leads nowhere but here
 	}
 	return o
 }

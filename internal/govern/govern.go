@@ -96,3 +96,10 @@ func (g *Governor) Tunnelled(r *Request) {
 	p.rec.Decision, p.rec.PolicyReason, p.rec.Outcome, p.rec.Detail = string(Executed), "ok", "", "An opaque tunnel was opened."
 	p.close(nil, nil)
 }
+
+// Unused leaves the record of a tunnel that was to be read and carried no request.
+func (g *Governor) Unused(r *Request) {
+	p := g.open(r)
+	p.rec.PolicyReason, p.rec.Detail = "ok", "The tunnel ended before it carried a request."
+	p.close(nil, nil)
+}
