@@ -13,11 +13,10 @@ import (
 
 // story is what callers of a journal were told, so that a later one can be held to it.
 type story struct {
-	mu     sync.Mutex
-	next   int
-	told   map[string]fate // fact to what its caller was told last
-	batch  map[string]string
-	wanted []string // the bodies' contents by fact are "body of "+fact
+	mu    sync.Mutex
+	next  int
+	told  map[string]fate // fact to what its caller was told last
+	batch map[string]string
 }
 
 type fate int
