@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,15 +50,26 @@ func bin(t testing.TB) string {
 	return path
 }
 
-// freeAddr is a loopback address that nobody listens on now.
+// nextPort goes through the ports below those that the kernel gives to connections and to ":0", from a place of this
+// process's own: a port that is free when it is chosen is still free when the sidecar binds it.
+var nextPort = func() *atomic.Int32 {
+	n := &atomic.Int32{}
+	n.Store(int32(os.Getpid()*37%11000) + 20000)
+	return n
+}()
+
+// freeAddr is a loopback address that nobody listens on, and that is given to nobody else in this run.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+nextPort.Add(1)%12000)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	panic("unreachable")
 }
 
 // settings is a configuration file as a tree; JSON is YAML.
