@@ -14,6 +14,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need curl curl
 need python3 python3
 need node nodejs
+need npm npm
 need chromium chromium
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
@@ -26,3 +27,18 @@ fi
 venv=$(dirname "$bin")/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -c 'import requests' 2>/dev/null || "$venv/bin/pip" install -q --disable-pip-version-check requests==2.32.5
+
+# The clients of the matrix and the agents' frameworks. A stamp says which versions are there.
+install_clients() { # stamp, versions, command...
+	stamp=$1 versions=$2
+	shift 2
+	[ "$(cat "$stamp" 2>/dev/null)" = "$versions" ] || { echo "installing $versions" && "$@" $versions >/dev/null && echo "$versions" >"$stamp"; }
+}
+install_clients "$venv/.clients" "httpx==0.28.1 aiohttp==3.14.5 openai-agents==0.24.0 langchain==1.4.7 langchain-core==1.7.2" \
+	"$venv/bin/pip" install -q --disable-pip-version-check
+node=$(dirname "$bin")/node
+mkdir -p "$node"
+[ -f "$node/package.json" ] || echo '{"private":true}' >"$node/package.json"
+case $(uname -m) in aarch64 | arm64) arch=arm64 ;; *) arch=x64 ;; esac
+install_clients "$node/.clients" "undici@7.30.2 axios@1.21.1 node-linux-$arch@26.10.0 @langchain/core@1.4.0 ai@7.0.173 zod@4.6.7" \
+	npm install --silent --no-audit --no-fund --no-update-notifier --prefix "$node"
