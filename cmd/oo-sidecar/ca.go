@@ -41,12 +41,6 @@ func (s *sidecar) useCA(cfg *config.Config) error {
 }
 
 func newCA(a *app) *cobra.Command {
-	ca := &cobra.Command{
-		Use: "ca", Short: "Show the local CA by which https is governed",
-		Long: "The local CA signs for the hosts whose tunnels proxy.intercept opens. Clients trust it by a file:\n" +
-			"the bundle holds it together with the system's roots, for variables that replace those (SSL_CERT_FILE).\n" +
-			"It is made when it is not there. Never add it to a system's or a browser's trust store.",
-	}
 	var bundle bool
 	path := &cobra.Command{
 		Use: "path", Short: "Print the path of the CA's certificate", Args: cobra.NoArgs,
@@ -59,7 +53,10 @@ func newCA(a *app) *cobra.Command {
 	for _, cmd := range []*cobra.Command{path, show} {
 		cmd.Flags().BoolVar(&bundle, "bundle", false, "the merged bundle instead of the CA's certificate alone")
 	}
-	ca.AddCommand(path, show)
+	ca := group("ca", "Show the local CA by which https is governed", path, show)
+	ca.Long = "The local CA signs for the hosts whose tunnels proxy.intercept opens. Clients trust it by a file:\n" +
+		"the bundle holds it together with the system's roots, for variables that replace those (SSL_CERT_FILE).\n" +
+		"It is made when it is not there. Never add it to a system's or a browser's trust store."
 	return ca
 }
 
