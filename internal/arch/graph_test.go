@@ -24,7 +24,7 @@ var mayImport = map[string][]string{
 	"internal/api":             {"internal/listen", "internal/govern", "internal/lease", "internal/tool", "policy", "internal/audit", "dedup"},
 	"internal/console":         {"internal/api"},
 	"internal/store":           {"dedup", "internal/lease", "policy", "internal/tool", "internal/audit", "internal/journal"},
-	"internal/store/storetest": {"dedup", "internal/tool"},
+	"internal/store/storetest": {"dedup", "internal/lease", "internal/tool"},
 	"internal/audit":           {"internal/journal"},
 	"internal/metrics":         {"internal/audit", "internal/tool"},
 	"internal/health":          {"internal/listen"},
