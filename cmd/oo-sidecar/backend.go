@@ -84,6 +84,11 @@ func (b unknowns) Unknowns() []api.Unknown {
 }
 
 func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {
+	for _, c := range b.s.store.Open() {
+		if t, ok := b.s.governor.Snapshot().Registry.ByName(c.Tool, c.Agent); ok && c.Key == r.Key {
+			r.Keep = t.Dedup.TTL
+		}
+	}
 	return storeError(b.s.store.Resolve(ctx, r, b.s.mask.Shown(r.Key)))
 }
 
