@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -35,7 +37,45 @@ func loadRoots(file string) (*x509.CertPool, error) {
 }
 
 func clientTLS(roots *x509.CertPool, host string) *tls.Config {
-	return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, VerifyConnection: verifyKeys}
+}
+
+// verifyKeys refuses a chain in which a key is short enough to be found, which crypto/tls accepts down to RSA of 1024 bits.
+// A root is the operator's choice.
+func verifyKeys(state tls.ConnectionState) error {
+	var weak error
+	for _, chain := range state.VerifiedChains {
+		if weak = weakest(chain[:max(1, len(chain)-1)]); weak == nil {
+			return nil
+		}
+	}
+	return weak
+}
+
+// weakKey is a key that is too short.
+type weakKey struct {
+	kind string
+	bits int
+}
+
+func (k weakKey) Error() string {
+	return fmt.Sprintf("rests on a key that is too short: %s of %d bits", k.kind, k.bits)
+}
+
+func weakest(chain []*x509.Certificate) error {
+	for _, c := range chain {
+		switch key := c.PublicKey.(type) {
+		case *rsa.PublicKey:
+			if key.N.BitLen() < 2048 {
+				return weakKey{"RSA", key.N.BitLen()}
+			}
+		case *ecdsa.PublicKey:
+			if bits := key.Curve.Params().BitSize; bits < 256 {
+				return weakKey{"ECDSA", bits}
+			}
+		}
+	}
+	return nil
 }
 
 // secure speaks TLS over conn as a client of host. Its errors wrap govern.ErrUntrusted or govern.ErrUnreachable.
@@ -81,6 +121,7 @@ func untrusted(ctx context.Context, host string, err error) error {
 	name, isName := errors.AsType[x509.HostnameError](err)
 	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, isVerification := errors.AsType[*tls.CertificateVerificationError](err)
+	weak, isWeak := errors.AsType[weakKey](err)
 	switch {
 	case isInvalid && invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
 		why = "is not valid before " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339)
@@ -90,6 +131,8 @@ func untrusted(ctx context.Context, host string, err error) error {
 		why = "is for " + named(name.Certificate) + ", not for " + host
 	case isUnknown:
 		why = "is signed by an authority that is not known here; proxy.upstream_ca adds one"
+	case isWeak:
+		why = weak.Error()
 	case isVerification || isInvalid:
 		why = "does not hold: " + strings.TrimPrefix(words(err), "tls: failed to verify certificate: ")
 	default:

@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -15,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -344,4 +347,36 @@ func TestViaOverTLS(t *testing.T) {
 	u = newUpstream(t, c)
 	u.Dialer().lookup = func(context.Context, string) ([]netip.Addr, error) { return addrs("93.184.216.34"), nil }
 	send(t, u, tlsAttempt(host)).wantError(t, govern.Queued, govern.ErrUntrusted, "the certificate of the proxy 127.0.0.1:"+port)
+}
+
+func TestShortKeysAreRefused(t *testing.T) {
+	rsaOf := func(bits uint) *x509.Certificate {
+		return &x509.Certificate{PublicKey: &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), bits-1), E: 65537}}
+	}
+	ecOf := func(c elliptic.Curve) *x509.Certificate {
+		return &x509.Certificate{PublicKey: &ecdsa.PublicKey{Curve: c}}
+	}
+	good := ecOf(elliptic.P256())
+	for name, c := range map[string]struct {
+		chains [][]*x509.Certificate
+		words  string
+	}{
+		"RSA 1024":                  {[][]*x509.Certificate{{rsaOf(1024), good}}, "RSA of 1024 bits"},
+		"RSA 2047":                  {[][]*x509.Certificate{{rsaOf(2047), good}}, "RSA of 2047 bits"},
+		"RSA 2048":                  {[][]*x509.Certificate{{rsaOf(2048), good}}, ""},
+		"P-224":                     {[][]*x509.Certificate{{ecOf(elliptic.P224()), good}}, "ECDSA of 224 bits"},
+		"P-256":                     {[][]*x509.Certificate{{good, good}}, ""},
+		"Ed25519":                   {[][]*x509.Certificate{{{PublicKey: ed25519.PublicKey(make([]byte, 32))}, good}}, ""},
+		"an intermediate":           {[][]*x509.Certificate{{good, rsaOf(1024), good}}, "RSA of 1024 bits"},
+		"a root":                    {[][]*x509.Certificate{{good, good, rsaOf(1024)}}, ""},
+		"its own root":              {[][]*x509.Certificate{{rsaOf(1024)}}, "RSA of 1024 bits"},
+		"one of two chains":         {[][]*x509.Certificate{{good, rsaOf(1024), good}, {good, good}}, ""},
+		"both chains":               {[][]*x509.Certificate{{good, rsaOf(1024), good}, {good, rsaOf(1025), good}}, "RSA of"},
+		"no chain, which is no TLS": {nil, ""},
+	} {
+		err := verifyKeys(tls.ConnectionState{VerifiedChains: c.chains})
+		if (err == nil) != (c.words == "") || err != nil && !strings.Contains(untrusted(t.Context(), "pay.test", err).Error(), "the certificate of pay.test rests on a key that is too short: "+c.words) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
