@@ -92,8 +92,13 @@ func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {
 	return storeError(b.s.store.Resolve(ctx, r, b.s.mask.Shown(r.Key)))
 }
 
-// query answers audit queries from the journal.
-func (s *sidecar) query(_ context.Context, q audit.Query) ([]audit.Row, error) {
+// query answers audit queries from the journal: all that was recorded when it was asked, as far as the disk takes it
+// within a second.
+func (s *sidecar) query(ctx context.Context, q audit.Query) ([]audit.Row, error) {
+	asked := s.store.Journal().Status().Last
+	for end := time.Now().Add(time.Second); s.store.Journal().Status().Newest < asked && time.Now().Before(end) && ctx.Err() == nil; {
+		time.Sleep(2 * time.Millisecond)
+	}
 	return q.Find(s.store.Journal())
 }
 

@@ -12,6 +12,7 @@ type Status struct {
 	Oldest     uint64 // sequence number of the oldest entry; 0 when there is none
 	OldestTime time.Time
 	Newest     uint64 // of the newest durable one
+	Last       uint64 // of the one that was appended last
 	Head       Head   // of what the disk itself shows to be acknowledged
 	Err        error  // wraps ErrUnavailable: why it takes only Must entries; nil when all is well
 	Deferred   int    // Must entries that wait for the disk
@@ -32,7 +33,7 @@ func (j *Journal) Status() Status {
 	defer j.mu.Unlock()
 	st := Status{
 		ID: j.id.String(), Created: j.fresh, Bytes: j.used(), Free: j.room.free, Segments: len(j.segments),
-		Newest: j.newest, Head: j.head, Err: j.broken, Jump: jump,
+		Newest: j.newest, Last: j.nextSeq - 1, Head: j.head, Err: j.broken, Jump: jump,
 	}
 	if st.Err == nil && !j.closing {
 		st.Err = j.space(0)
