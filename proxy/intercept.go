@@ -127,9 +127,9 @@ func (t *tunnel) insideTLS(first []byte) {
 	err := over.Handshake()
 	switch {
 	case under.differs:
-		t.s.Refuse(t.r, "destination_denied", "The server name in the ClientHello differs from the CONNECT's target "+t.r.Target.Authority+".")
+		t.refuse("destination_denied", "The server name in the ClientHello differs from the CONNECT's target "+t.r.Target.Authority+".")
 	case err != nil:
-		t.s.Refuse(t.r, "bad_request", "The TLS handshake inside the tunnel failed: "+handshakeFault(err))
+		t.refuse("bad_request", "The TLS handshake inside the tunnel failed: "+handshakeFault(err))
 	default:
 		_ = t.c.SetDeadline(time.Time{})
 		t.inside(over, nil)

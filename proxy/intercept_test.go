@@ -277,10 +277,10 @@ func TestTunnelsThatCarryNoRequest(t *testing.T) {
 		"TLS 1.1":             {shake(old), "bad_request", "version"},
 		"half a ClientHello":  {say(hello(t, "pay.test", 1<<14)[:100]), "bad_request", "hung up"},
 		"no ClientHello":      {say("\x16\x03\x01\x00\x04xxxx"), "bad_request", "handshake inside the tunnel failed"},
-		"another protocol":    {say("\x00\x01\x02"), "destination_denied", "another protocol"},
+		"another protocol":    {say("\x00\x01\x02"), "not_supported", "neither TLS nor HTTP/1.1"},
 		"SSH":                 {say("SSH-2.0-x\r\n"), "bad_request", ""},
-		"in lower case":       {say("get / HTTP/1.1\r\n\r\n"), "destination_denied", "another protocol"},
-		"another record type": {say("\x17\x03\x03\x00\x01x"), "destination_denied", "another protocol"},
+		"in lower case":       {say("get / HTTP/1.1\r\n\r\n"), "not_supported", "neither TLS"},
+		"another record type": {say("\x17\x03\x03\x00\x01x"), "not_supported", "neither TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, before := g.seen()

@@ -66,6 +66,7 @@ type Server struct {
 	fast     *fasthttp.Server
 	tls      *tls.Config     // of opened tunnels; one for all, so that sessions are resumed
 	base     context.Context // of the calls; set by Serve
+	told     sparing
 	draining atomic.Bool
 	running  atomic.Int64  // requests being served, tunnels included
 	idle     chan struct{} // told when running falls to 0 while draining

@@ -38,6 +38,7 @@ type rig struct {
 	governed []*govern.Request
 	refused  []string // codes
 	details  []string
+	logged   []string
 	tunnels  int
 	unused   int
 	off      map[string]bool
@@ -147,7 +148,11 @@ func (g *rig) parts() Backend {
 			}
 			return nil, errors.New("no such host")
 		},
-		Log: func(_ slog.Level, msg string, args ...any) { g.t.Log(append([]any{msg}, args...)...) },
+		Log: func(_ slog.Level, msg string, args ...any) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.logged = append(g.logged, fmt.Sprint(append([]any{msg}, args...)...))
+		},
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
@@ -34,13 +35,13 @@ func (s *Server) connect(c *conn, r *govern.Request) {
 	c.head.close = true
 	way, refusal := s.judgeTunnel(s.base, r)
 	if refusal != nil {
-		c.reply(s.base, refusal, true)
+		s.deny(c, r, refusal)
 		return
 	}
 	t := &tunnel{s: s, c: c, r: r, way: way}
 	if !way.reads() {
 		if refusal := t.dial(s.base); refusal != nil {
-			c.reply(s.base, refusal, true)
+			s.deny(c, r, refusal)
 			return
 		}
 		defer t.far.Close()
@@ -48,13 +49,45 @@ func (s *Server) connect(c *conn, r *govern.Request) {
 	s.track(t)
 	defer s.untrack(t)
 	if s.Disabled(r.Agent) { // it may have been switched off before the tunnel could be found
-		c.reply(s.base, s.Refuse(r, "agent_disabled", ""), true)
+		s.deny(c, r, s.Refuse(r, "agent_disabled", ""))
 		return
 	}
 	c.answered = true
 	if c.send([]byte("HTTP/1.1 200 Connection established\r\nX-Request-Id: "+r.ID+"\r\n\r\n")) == nil {
 		t.run()
 	}
+}
+
+// deny answers a CONNECT with a refusal. No client shows its body, so the log says it too.
+func (s *Server) deny(c *conn, r *govern.Request, refusal *govern.Reply) {
+	s.tell(r, refusal)
+	c.reply(s.base, refusal, true)
+}
+
+// refuse ends a tunnel that was let through. Nobody can be told but the log and the audit.
+func (t *tunnel) refuse(code, detail string) { t.s.tell(t.r, t.s.Refuse(t.r, code, detail)) }
+
+func (s *Server) tell(r *govern.Request, refusal *govern.Reply) {
+	if refusal.Refusal != nil && s.told.may(time.Now()) {
+		s.Log(slog.LevelWarn, "tunnel refused", "agent", r.Agent, "target", r.Target.Authority, "code", refusal.Refusal.Code, "detail", refusal.Refusal.Detail, "request_id", r.ID)
+	}
+}
+
+// sparing keeps an agent from filling the log: ten lines a second, the rest is in the audit only.
+type sparing struct {
+	mu     sync.Mutex
+	second int64 // guarded by mu
+	lines  int   // guarded by mu; in that second
+}
+
+func (p *sparing) may(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Unix() != p.second {
+		p.second, p.lines = now.Unix(), 0
+	}
+	p.lines++
+	return p.lines <= 10
 }
 
 // judgeTunnel decides by name. A tool's host is never tunnelled to: that would be the way around the policy. Nor is a
@@ -87,7 +120,11 @@ func (s *Server) judgeTunnel(ctx context.Context, r *govern.Request) (way, *gove
 }
 
 func (s *Server) refuseTunnel(r *govern.Request, how string) *govern.Reply {
-	return s.Refuse(r, "destination_denied", "The tunnel leads to a tool's host ("+how+"). Call the tool by POST /tools/{name}, or through this proxy with an http:// URL, which is sent over TLS; or let proxy.intercept open its tunnels.")
+	return s.Refuse(r, "destination_denied", toToolHost(how))
+}
+
+func toToolHost(how string) string {
+	return "The tunnel leads to a tool's host (" + how + "). Call the tool by POST /tools/{name}, or through this proxy with an http:// URL, which is sent over TLS; or let proxy.intercept open its tunnels."
 }
 
 // dial opens the far end and refuses it when it is a tool's host under another name.
@@ -107,8 +144,8 @@ func (t *tunnel) dial(ctx context.Context) *govern.Reply {
 	return nil
 }
 
-// isToolAddress says whether the connection's peer (of far, if there is one), or any address of the tunnel's target, is one that a tool on the
-// same port has now.
+// isToolAddress says whether the connection's peer (of far, if there is one), or any address of the tunnel's target, is
+// one that a tool on the same port has now.
 func (s *Server) isToolAddress(ctx context.Context, far net.Conn, target string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -215,8 +252,10 @@ func (t *tunnel) runInside() {
 		t.s.Unused(t.r)
 	case first[0] == recordHandshake && t.way == opened:
 		t.insideTLS(first)
+	case t.way == opened && (first[0] < 'A' || first[0] > 'Z'):
+		t.refuse("not_supported", "The tunnel carries neither TLS nor HTTP/1.1, which is what proxy.intercept reads. An operator can list the host in proxy.passthrough, or name fewer in proxy.intercept.hosts.")
 	case first[0] < 'A' || first[0] > 'Z':
-		t.s.refuseTunnel(t.r, "and carries TLS or another protocol than HTTP")
+		t.refuse("destination_denied", toToolHost("and carries TLS or another protocol than HTTP"))
 	default:
 		t.inside(t.c.Conn, first)
 	}
@@ -249,7 +288,7 @@ func (t *tunnel) runOut() {
 	began, refusal := t.judgeStart()
 	switch {
 	case refusal != "":
-		t.s.refuseTunnel(t.r, refusal)
+		t.refuse("destination_denied", toToolHost(refusal))
 		t.close()
 		return
 	case len(began) > 0 && isHTTP(began):

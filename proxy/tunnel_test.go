@@ -355,3 +355,26 @@ func TestOpaqueTLSWithARealClient(t *testing.T) {
 		t.Fatalf("a tool's host: %v", err)
 	}
 }
+
+// TestRefusedTunnelsAreLogged: no client shows why, and an agent cannot fill the log.
+func TestRefusedTunnelsAreLogged(t *testing.T) {
+	g := tunnelRig(t, newFar(t))
+	g.open("pay.test:443", "")
+	g.mu.Lock()
+	if len(g.logged) != 1 || !strings.Contains(g.logged[0], "pay.test:443") || !strings.Contains(g.logged[0], "destination_denied") {
+		t.Error(g.logged)
+	}
+	g.mu.Unlock()
+	p, now := sparing{}, time.Unix(1000, 0)
+	for second := range 3 {
+		lines := 0
+		for range 1000 {
+			if p.may(now.Add(time.Duration(second) * time.Second)) {
+				lines++
+			}
+		}
+		if lines != 10 {
+			t.Errorf("%d lines in a second", lines)
+		}
+	}
+}

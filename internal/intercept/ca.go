@@ -73,7 +73,7 @@ func (ca *CA) Certificate(host string) (*tls.Certificate, error) {
 		return leaf, nil
 	}
 	if !fresh(ca.cert, now, caRenewed) {
-		if err := ca.renew(now); err != nil {
+		if err := ca.renew(now); err != nil && !fresh(ca.cert, now, 0) { // else there are days left to try
 			return nil, err
 		}
 	}

@@ -466,3 +466,33 @@ func BenchmarkCertificate(b *testing.B) {
 		}
 	})
 }
+
+// TestARenewalThatFails: a full or read-only disk does not stop https while the former certificate holds.
+func TestARenewalThatFails(t *testing.T) {
+	clock := noon()
+	o := Options{Dir: filepath.Join(t.TempDir(), "ca"), Now: clock.now}
+	ca := open(t, o)
+	if err := errors.Join(os.RemoveAll(o.Dir), os.WriteFile(o.Dir, nil, 0o600)); err != nil { // nothing can be written below it
+		t.Fatal(err)
+	}
+	clock.pass(350 * 24 * time.Hour)
+	if err := holds(parse(t, ca.CertificatePEM()), leafOf(t, ca, "pay.test"), "pay.test", clock.at); err != nil {
+		t.Error(err)
+	}
+	clock.pass(30 * 24 * time.Hour)
+	if _, err := ca.Certificate("pay.test"); err == nil {
+		t.Error("a leaf of a CA that has ended")
+	}
+	if err := os.Remove(o.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(o.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := holds(parse(t, ca.CertificatePEM()), leafOf(t, ca, "other.test"), "other.test", clock.at); err == nil {
+		t.Error("the PEM was read before the renewal")
+	}
+	if err := holds(parse(t, ca.CertificatePEM()), leafOf(t, ca, "other.test"), "other.test", clock.at); err != nil {
+		t.Error("not renewed when it could be:", err)
+	}
+}

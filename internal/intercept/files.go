@@ -121,9 +121,14 @@ func (ca *CA) renew(now time.Time) error {
 	if err != nil {
 		return err
 	}
+	former := ca.cert
 	ca.cert = cert
+	if err := ca.publish(); err != nil {
+		ca.cert = former
+		return err
+	}
 	clear(ca.leaves)
-	return ca.publish()
+	return nil
 }
 
 // publish writes what clients need. In Dir itself the certificate stands already.
