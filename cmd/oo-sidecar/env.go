@@ -253,11 +253,11 @@ func (o outlet) writeManifest(w io.Writer) error {
 	b.WriteString("env:\n")
 	if o.user != "" {
 		fmt.Fprintf(&b, "  - name: %s\n    valueFrom: {secretKeyRef: {name: oo-sidecar-proxy, key: %q}}\n", secretVariable, o.user)
-		o.token = "$(" + secretVariable + ")"
+		o.token = secretVariable
 	}
 	list, _ := o.variables(func(string) (string, bool) { return "", false })
 	for _, v := range list {
-		value := strings.ReplaceAll(v.value, url.QueryEscape(o.token), o.token) // Kubernetes puts the token in
+		value := strings.ReplaceAll(v.value, secretVariable, "$("+secretVariable+")") // Kubernetes puts the token in
 		fmt.Fprintf(&b, "  - name: %s\n    value: %q\n", v.name, value)
 	}
 	_, err := io.WriteString(w, b.String())
