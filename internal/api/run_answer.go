@@ -30,8 +30,6 @@ type toolAnswer struct {
 	ArgsHash  string      `json:"args_hash,omitempty"`
 	SpendUSD  json.Number `json:"spend_usd,omitempty"`
 	Error     *toolError  `json:"error,omitempty"`
-
-	retryable bool
 }
 
 // toolError says more of a call that brought no result.
@@ -52,8 +50,9 @@ func toolAnswerOf(ctx context.Context, c *govern.Request, r *govern.Reply) *tool
 		Outcome: r.Outcome, Key: r.Key, ArgsHash: r.Args, SpendUSD: json.Number(r.Spend),
 	}
 	if f := r.Refusal; f != nil {
-		a.PolicyReason, a.retryable = f.Code, f.Retryable
+		a.PolicyReason = f.Code
 		a.Error = &toolError{Code: f.Code, Message: f.Detail, Hint: f.Hint, Retryable: f.Retryable, RetryAfter: f.RetryAfter}
+		a.raise()
 		return a
 	}
 	body, err := wholeBody(ctx, r)
@@ -64,6 +63,7 @@ func toolAnswerOf(ctx context.Context, c *govern.Request, r *govern.Reply) *tool
 	case err != nil && !errors.Is(err, errTooLarge):
 		f := govern.NewRefusal("upstream_outcome_unknown", "")
 		a.PolicyReason, a.Error = f.Code, &toolError{Code: f.Code, Message: f.Detail, Hint: f.Hint}
+		a.raise()
 	case r.Status < 200 || r.Status > 299:
 		a.failed(r.Status, body)
 	default:
@@ -87,12 +87,17 @@ func (a *toolAnswer) failed(status int, body []byte) {
 		}
 	}
 	a.PolicyReason, a.Error = "tool_error", &toolError{Code: "tool_error", Status: status, Message: message}
-	if a.RiskLevel == "low" {
-		a.RiskLevel = "medium"
-	}
+	a.raise()
 	a.Result, _ = json.Marshal(struct {
 		Error *toolError `json:"error"`
 	}{a.Error})
+}
+
+// raise has a tool's failure be at least a medium risk.
+func (a *toolAnswer) raise() {
+	if a.toolFault() && a.RiskLevel == "low" {
+		a.RiskLevel = "medium"
+	}
 }
 
 // maxToolAnswer bounds a tool's answer that is passed on inside ours, in bytes.
