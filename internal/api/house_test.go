@@ -351,3 +351,12 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 	t.Fatal("never: " + what)
 }
+
+// resolveUnsent is an operator's word that a call was not executed.
+func (h *house) resolveUnsent(key dedup.Key, fence uint64) {
+	h.t.Helper()
+	r := &dedup.Resolution{Key: key, Fence: fence, Outcome: dedup.NotSent, Why: "looked", Who: "ops", Force: true}
+	if err := h.store.Resolve(h.t.Context(), r, "shown"); err != nil {
+		h.t.Fatal(err)
+	}
+}
