@@ -64,3 +64,46 @@ func TestWithoutProxyUsersACredentialSaysNothing(t *testing.T) {
 		t.Fatalf("%+v", governed)
 	}
 }
+
+// TestGuests: the children of `run` are asked for a proof even while there are none, are charged to their agent, and
+// name their run where the call names none.
+func TestGuests(t *testing.T) {
+	const forward = "POST http://other.test/ HTTP/1.1\r\nHost: other.test\r\n"
+	guest := "Proxy-Authorization: " + credentials("run-1", "token-of-run-1")
+	for name, c := range map[string]struct {
+		head   string
+		status int
+		agent  string
+		run    string
+	}{
+		"right":               {forward + guest, 200, "billing", "run-1"},
+		"with a run":          {forward + guest + "\r\nX-OnceOnly-Run-Id: mine", 200, "billing", "mine"},
+		"on tools":            {"POST /tools/ok HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + credentials("run-1", "token-of-run-1"), 200, "billing", "run-1"},
+		"a configured user":   {forward + "Proxy-Authorization: " + credentials("other", "other-token-456789"), 200, "other", ""},
+		"by its agent's name": {forward + "Proxy-Authorization: " + credentials("billing", "token-of-run-1"), 407, "", ""},
+		"another's token":     {forward + "Proxy-Authorization: " + credentials("run-2", "token-of-run-1"), 407, "", ""},
+		"one that has left":   {forward + "Proxy-Authorization: " + credentials("run-3", "token-of-run-3"), 407, "", ""},
+		"no token":            {forward + "Proxy-Authorization: " + credentials("run-3", ""), 407, "", ""},
+		"none":                {forward + "X: y", 407, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, func(g *rig, _ *Config) {
+				g.identity.Guarded = true
+				g.identity.Users = map[string]string{"other": "other-token-456789"}
+				g.identity.Guests = map[string]Guest{"run-1": {"billing", "token-of-run-1"}, "run-2": {"billing", "token-of-run-2"}}
+			})
+			out := g.raw(c.head + "\r\n\r\n")
+			governed, _ := g.seen()
+			if statusOf(out) != c.status || (c.status == 200) != (len(governed) == 1) {
+				t.Fatalf("%.60q, governed %d", out, len(governed))
+			}
+			if c.status == 200 && (governed[0].Agent != c.agent || governed[0].RunID != c.run) {
+				t.Errorf("agent %q, run %q", governed[0].Agent, governed[0].RunID)
+			}
+		})
+	}
+	g := newRig(t, func(g *rig, _ *Config) { g.identity.Guarded = true })
+	if out := g.raw(forward + "\r\n"); statusOf(out) != 407 {
+		t.Errorf("while there is nobody: %.60q", out)
+	}
+}

@@ -32,9 +32,13 @@ func (s *sidecar) useCA(cfg *config.Config) error {
 	if !cfg.Proxy.Intercept.Enabled {
 		return nil
 	}
-	ca, err := intercept.Open(caOptions(cfg))
+	o := caOptions(cfg)
+	ca, err := intercept.Open(o)
 	if err != nil {
 		return fmt.Errorf("proxy.intercept: %w", err)
+	}
+	if _, err := trustStore(o.BundlePath()); err != nil {
+		s.log.Warn("Java's clients cannot be made to trust the local CA", "error", err.Error())
 	}
 	s.ca.Store(ca)
 	return nil

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // shelf is a tool for programs under `run`: /ok is counted, /cut is counted and never answered.
@@ -115,6 +116,35 @@ func (s *shelf) hold(t *testing.T, flags ...string) *held {
 		t.Fatalf("its proxy is %q", h.lines.Text())
 	}
 	return h
+}
+
+// tunnel is a connection to the tool through a CONNECT as this user.
+type tunnel struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (h *held) tunnel(t *testing.T, s *shelf) *tunnel {
+	t.Helper()
+	c, err := net.Dial("tcp", s.proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	token, _ := h.user.User.Password()
+	host := strings.TrimPrefix(s.url, "http://")
+	io.WriteString(c, "CONNECT "+host+" HTTP/1.1\r\nProxy-Authorization: "+basic(h.user.User.Username(), token)+"\r\n\r\n")
+	r := bufio.NewReader(c)
+	if resp, err := http.ReadResponse(r, &http.Request{Method: "CONNECT"}); err != nil || resp.StatusCode != 200 {
+		t.Fatalf("CONNECT: %v, %v", resp, err)
+	}
+	return &tunnel{c, r}
+}
+
+func (c *tunnel) ask(s *shelf) int {
+	io.WriteString(c, plain("POST", "/ok", strings.TrimPrefix(s.url, "http://"), "1"))
+	return listen(c.r, "POST").status
 }
 
 func (h *held) end(t *testing.T) {
@@ -231,8 +261,15 @@ func TestRunsShareASidecar(t *testing.T) {
 	_ = killed.cmd.Wait()
 	killed.in.Close() // its child, which is nobody's now
 	eventually(t, "the killed run's user is refused", func() bool { return s.status(t, killed.user.User) == 407 })
+	through := runs[1].tunnel(t, s)
+	if got := through.ask(s); got != 200 {
+		t.Errorf("through a tunnel: %d", got)
+	}
 	for _, r := range runs[1:4] {
 		r.end(t)
+	}
+	if got := through.ask(s); got != 407 {
+		t.Errorf("through the tunnel of one that has ended: %d", got)
 	}
 	if got := s.status(t, runs[4].user.User); got != 200 {
 		t.Errorf("the last one's call: %d", got)
@@ -240,7 +277,7 @@ func TestRunsShareASidecar(t *testing.T) {
 	runs[4].end(t)
 	eventually(t, "the sidecar has ended", func() bool { return s.status(t, runs[4].user.User) == 0 })
 	again := s.hold(t)
-	if got := s.status(t, again.user.User); got != 200 || s.ran.Load() != 1 {
+	if got := s.status(t, again.user.User); got != 200 || s.ran.Load() != 2 {
 		t.Errorf("under the next sidecar: %d, ran %d times", got, s.ran.Load())
 	}
 	again.end(t)
