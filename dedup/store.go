@@ -99,7 +99,9 @@ type Claim struct {
 	// resolved. Only calls of unregistered tools, for which nobody promised anything, set it.
 	UnknownFor time.Duration
 
-	Record []byte // the audit record as it stands now; recovery completes it when this process dies
+	// Record gives the audit record as it stands now; recovery completes it when this process dies. A store asks for it
+	// when the claim has won, once at most and inside the step, and keeps what it gets.
+	Record func() []byte
 }
 
 // Status is Begin's verdict.

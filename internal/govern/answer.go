@@ -97,7 +97,7 @@ func (p *passage) finish(v verdict, a *dedup.Answer, refusal string) {
 	p.open = false
 	err := p.g.Store.Finish(context.Background(), &dedup.End{
 		Keys: p.keys.Identities, Fence: p.begun.Fence, Nonce: p.nonce, Outcome: v.outcome, Keep: v.keep,
-		Answer: a, Refusal: refusal, Record: p.rec.Append(nil), Light: p.tool.Effect == tool.Read,
+		Answer: a, Refusal: refusal, Record: p.rec.Append(make([]byte, 0, recordBytes)), Light: p.tool.Effect == tool.Read,
 	})
 	p.leave()
 	p.unfinished(err)

@@ -76,12 +76,19 @@ func (p *passage) ask() *dedup.Claim {
 	if p.tool.Effect == tool.Idempotent {
 		c.Resend = p.tool.Dedup.IdempotencyWindow
 	}
-	// What recovery would complete, should this process die while the call runs.
-	intent := p.rec
-	intent.Decision, intent.PolicyReason, intent.SpendUSD = string(Executed), "ok", p.cost.String()
-	c.Record = intent.Append(nil)
+	c.Record = p.intent
 	return c
 }
+
+// intent is the record that recovery would complete, should this process die while the call runs.
+func (p *passage) intent() []byte {
+	rec := p.rec
+	rec.Decision, rec.PolicyReason, rec.SpendUSD = string(Executed), "ok", p.cost.String()
+	return rec.Append(make([]byte, 0, recordBytes))
+}
+
+// recordBytes is room for a usual audit record.
+const recordBytes = 768
 
 // names sets what the run is called towards the tool. A call that is never the same as another one is called by its
 // nonce, so that the tool does not take it for a repetition either.

@@ -101,8 +101,11 @@ var errClosed = fmt.Errorf("%w: the sidecar is stopping", dedup.ErrUnavailable)
 
 // claim appends a claim that won and makes it stand in the way. Call it with mu held.
 func (e *Embedded) claim(c *dedup.Claim, v *dedup.Verdict) (*call, *journal.Commit, error) {
-	mine := &call{state: v.Next, keys: append([]dedup.Identity(nil), c.Keys...), record: append([]byte(nil), c.Record...), done: make(chan struct{})}
-	mine.requestID = requestID(c.Record)
+	mine := &call{state: v.Next, keys: append([]dedup.Identity(nil), c.Keys...), done: make(chan struct{})}
+	if c.Record != nil {
+		mine.record = c.Record()
+		mine.requestID = requestID(mine.record)
+	}
 	f := callFact{state: v.Next, record: mine.record}
 	if v.Taken {
 		mine.taken = e.calls[v.Next.Fence]

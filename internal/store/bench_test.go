@@ -28,7 +28,7 @@ func BenchmarkCall(b *testing.B) {
 					var k dedup.Key
 					nonce := n.Add(1)
 					binary.BigEndian.PutUint64(k[:], nonce)
-					c := &dedup.Claim{Keys: []dedup.Identity{{Key: k, Print: k}}, Nonce: nonce, Tenant: "default", Agent: "a", Tool: "t", Record: record}
+					c := &dedup.Claim{Keys: []dedup.Identity{{Key: k, Print: k}}, Nonce: nonce, Tenant: "default", Agent: "a", Tool: "t", Record: func() []byte { return record }}
 					r, err := e.Begin(context.Background(), c)
 					if err != nil || r.Status != dedup.Mine {
 						b.Error(r, err)

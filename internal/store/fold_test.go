@@ -83,9 +83,10 @@ func (r *rig) step() {
 func (r *rig) claim() {
 	i := r.r.IntN(150)
 	r.nonce++
+	record := fmt.Appendf(nil, `{"request_id":"r%d"}`, r.nonce)
 	c := &dedup.Claim{
 		Keys: []dedup.Identity{{Key: word(i), Print: word(i)}}, Nonce: r.nonce, Tenant: "default", Agent: fmt.Sprint("a", i%3), Tool: fmt.Sprint("t", i%5),
-		Timeout: time.Minute, Cost: tool.Money(r.r.IntN(1000)), Record: fmt.Appendf(nil, `{"request_id":"r%d"}`, r.nonce),
+		Timeout: time.Minute, Cost: tool.Money(r.r.IntN(1000)), Record: func() []byte { return record },
 	}
 	if r.r.IntN(3) == 0 {
 		c.Keys = append(c.Keys, dedup.Identity{Key: word(1000 + r.r.IntN(300)), Print: word(i)})
@@ -101,7 +102,7 @@ func (r *rig) claim() {
 		r.t.Fatal(err)
 	}
 	if b.Status == dedup.Mine {
-		r.open = append(r.open, &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Record: c.Record})
+		r.open = append(r.open, &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Record: record})
 	}
 }
 
@@ -268,12 +269,12 @@ func TestBodiesThatAreDroppedEarly(t *testing.T) {
 	gone, kept := 0, 0
 	big := strings.Repeat("x", 100<<10)
 	for i := range 75 {
-		c := &dedup.Claim{Keys: []dedup.Identity{{Key: word(i), Print: word(i)}}, Nonce: uint64(i + 1), Agent: "a", Record: []byte("{}")}
+		c := &dedup.Claim{Keys: []dedup.Identity{{Key: word(i), Print: word(i)}}, Nonce: uint64(i + 1), Agent: "a", Record: func() []byte { return []byte("{}") }}
 		b, err := r.e.Begin(t.Context(), c)
 		if err != nil || b.Status != dedup.Mine {
 			t.Fatal(i, b, err)
 		}
-		end := &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.Done, Keep: time.Hour, Record: c.Record}
+		end := &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.Done, Keep: time.Hour, Record: c.Record()}
 		end.Answer = &dedup.Answer{Status: 200, Body: []byte(big), Size: int64(len(big)), Kept: true}
 		if err := r.e.Finish(t.Context(), end); err != nil {
 			t.Fatal(err)

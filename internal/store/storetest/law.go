@@ -92,9 +92,10 @@ func NewClaim(name string) *dedup.Claim {
 	nonces.Lock()
 	defer nonces.Unlock()
 	nonces.n++
+	record := fmt.Appendf(nil, `{"ts":"2026-01-02T03:04:05.000000Z","tool":"pay","request_id":"req-%d"}`, nonces.n)
 	return &dedup.Claim{
 		Keys: identities(name), Nonce: nonces.n, Tenant: "default", Agent: "a", Tool: "pay", Timeout: time.Minute, Cost: 100,
-		Record: fmt.Appendf(nil, `{"ts":"2026-01-02T03:04:05.000000Z","tool":"pay","request_id":"req-%d"}`, nonces.n),
+		Record: func() []byte { return record },
 	}
 }
 
@@ -124,7 +125,7 @@ func wants(t *testing.T, b *Bench, c *dedup.Claim, want dedup.Status) dedup.Begu
 
 // Ending is how the claim that won with r ended.
 func Ending(c *dedup.Claim, r dedup.Begun, o dedup.Outcome) *dedup.End {
-	e := &dedup.End{Keys: c.Keys, Fence: r.Fence, Nonce: c.Nonce, Outcome: o, Record: c.Record}
+	e := &dedup.End{Keys: c.Keys, Fence: r.Fence, Nonce: c.Nonce, Outcome: o, Record: c.Record()}
 	if o == dedup.Done || o == dedup.Failed {
 		e.Keep = 24 * time.Hour
 		body := []byte("answer of " + fmt.Sprint(c.Nonce))
