@@ -35,7 +35,7 @@ func serveRuns(t *testing.T, runs Runs) *httptest.Server {
 	server := &Server{Runs: runs, Log: slog.New(slog.DiscardHandler)}
 	server.UseKeys(ring)
 	s := httptest.NewUnstartedServer(server.Handler())
-	s.Config.ReadTimeout, s.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond // a run lasts longer
+	s.Config.ReadTimeout, s.Config.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond // a run lasts longer
 	s.Start()
 	t.Cleanup(s.Close)
 	return s
@@ -82,7 +82,7 @@ func TestARunLastsAsLongAsItsConnection(t *testing.T) {
 		t.Errorf("the second run's connection ended by itself: %v", err)
 	case user := <-runs.left:
 		t.Errorf("%s left by itself", user)
-	case <-time.After(200 * time.Millisecond): // four times the listener's limits
+	case <-time.After(time.Second): // twice the listener's limits
 	}
 	hangUp()
 	if user := <-runs.left; user != "run-1" {
