@@ -310,10 +310,16 @@ func (w *world) records(id string) (found []audit.Record) {
 	return found
 }
 
+// linger lets records that nobody waits for reach the journal.
+func linger() {
+	time.Sleep(20 * time.Millisecond)
+	synctest.Wait()
+}
+
 // record is the one record of a request.
 func (w *world) record(r *reply) audit.Record {
 	w.Helper()
-	synctest.Wait()
+	linger()
 	found := w.records(r.id)
 	if len(found) != 1 {
 		w.Fatalf("request %s has %d records", r.id, len(found))
@@ -324,7 +330,7 @@ func (w *world) record(r *reply) audit.Record {
 // oneRecordEach is law 3: every request has one record, and it says what the agent was told.
 func (w *world) oneRecordEach() {
 	w.Helper()
-	synctest.Wait()
+	linger()
 	byID := map[string][]audit.Record{}
 	for _, rec := range w.records("") {
 		byID[rec.RequestID] = append(byID[rec.RequestID], rec)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // batch is what becomes one frame: whole Appends, encoded as they will stand on disk.
@@ -129,16 +130,32 @@ func (b *batch) finish(err error) {
 // Append queues the entries as one unit: all of them become durable or none does. Their order is the order of the calls.
 // It does not wait for the disk and keeps nothing of what it is given. Without a Must entry it fails with ErrUnavailable
 // while the journal takes no entries; with one only when the journal is closed, or 1 GiB of them waits for a disk.
-func (j *Journal) Append(entries ...Entry) (*Commit, error) { return j.append(false, entries) }
+func (j *Journal) Append(entries ...Entry) (*Commit, error) { return j.append(awaited, entries) }
 
-func (j *Journal) append(own bool, entries []Entry) (*Commit, error) {
-	must, size, err := judge(entries, own)
+// Note is Append for entries that nobody waits for. They may stand in memory for 10 ms, so that not each of them costs
+// a write of its own.
+func (j *Journal) Note(entries ...Entry) error {
+	_, err := j.append(noted, entries)
+	return err
+}
+
+// manner is how entries are appended.
+type manner uint8
+
+const (
+	awaited manner = iota // by one who may wait for the disk
+	noted                 // by one who will not
+	own                   // by the journal itself
+)
+
+func (j *Journal) append(how manner, entries []Entry) (*Commit, error) {
+	must, size, err := judge(entries, how == own)
 	if err != nil {
 		return nil, err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if err := j.admit(must, own, size); err != nil {
+	if err := j.admit(must, how == own, size); err != nil {
 		return nil, err
 	}
 	b := j.target()
@@ -156,8 +173,30 @@ func (j *Journal) append(own bool, entries []Entry) (*Commit, error) {
 	if j.broken != nil {
 		c.asked = refusedBatch
 	}
-	j.rouse()
+	if how == noted && !j.urgent && b.size() < frameTarget {
+		j.linger()
+	} else {
+		j.urgent = true
+		j.rouse()
+	}
 	return c, nil
+}
+
+// linger sees to it that what is queued is written soon. Call it with mu held.
+func (j *Journal) linger() {
+	if j.lingers {
+		return
+	}
+	j.lingers = true
+	time.AfterFunc(lingerFor, func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.lingers = false
+		if len(j.queue) > 0 {
+			j.urgent = true
+			j.rouse()
+		}
+	})
 }
 
 // refusedBatch is what an Append waits for that is kept in memory from the start.

@@ -53,11 +53,11 @@ func (j *Journal) take(timer *time.Timer) (b *batch, ok bool) {
 				return nil, false
 			}
 			continue
-		case len(j.queue) > 0:
+		case len(j.queue) > 0 && (j.urgent || j.settle || j.closing):
 			b = j.queue[0]
 			j.queue[0] = nil
 			if j.queue = j.queue[1:]; len(j.queue) == 0 {
-				j.queue = nil
+				j.queue, j.urgent = nil, false
 			}
 			j.mu.Unlock()
 			return b, true

@@ -86,7 +86,7 @@ func (j *Journal) reopen() error {
 	}
 	j.queued = 0
 	if !j.deferred.empty() {
-		j.queue, j.queued = []*batch{j.deferred}, int64(j.deferred.size())
+		j.queue, j.queued, j.urgent = []*batch{j.deferred}, int64(j.deferred.size()), true
 	}
 	j.broken, j.deferred = nil, nil
 	j.room = room{}

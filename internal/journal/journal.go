@@ -83,6 +83,7 @@ const (
 	maxKept        = 1 << 30  // bytes of Must entries that wait for a disk
 	spaceMargin    = 1 << 20  // left free beyond Reserve
 	idleAfter      = 500 * time.Millisecond
+	lingerFor      = 10 * time.Millisecond // that entries nobody waits for may stay in memory
 )
 
 // Journal is an open journal. One process has it at a time. Its methods may be called from any goroutine.
@@ -110,6 +111,8 @@ type Journal struct {
 	queued   int64      // guarded by mu: bytes that are appended and not durable
 	nextSeq  uint64     // guarded by mu
 	idle     bool       // guarded by mu: the committer sleeps
+	urgent   bool       // guarded by mu: write what is queued now; unset, it may linger
+	lingers  bool       // guarded by mu: a timer will make it urgent
 	settle   bool       // guarded by mu: write an empty frame although nothing waits
 	closing  bool       // guarded by mu
 	broken   error      // guarded by mu: why only Must entries are taken; nil when all is well

@@ -134,7 +134,7 @@ func (j *Journal) carry(ctx context.Context, before uint64) error {
 		if failed != nil {
 			return
 		}
-		c, err := j.append(true, []Entry{e})
+		c, err := j.append(own, []Entry{e})
 		if failed = err; err == nil {
 			commits = append(commits, c)
 		}
@@ -150,7 +150,7 @@ func (j *Journal) carry(ctx context.Context, before uint64) error {
 
 // testify writes one of the journal's own entries, durable and acknowledged.
 func (j *Journal) testify(ctx context.Context, e Entry) error {
-	c, err := j.append(true, []Entry{e})
+	c, err := j.append(own, []Entry{e})
 	if err != nil {
 		return err
 	}

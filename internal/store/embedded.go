@@ -205,8 +205,12 @@ func (e *Embedded) Record(_ context.Context, record []byte) error {
 
 // Append is Record, and waits until the record is durable if it is told to.
 func (e *Embedded) Append(record []byte, wait bool) error {
-	c, err := e.j.Append(journal.Entry{Kind: audit.KindRecord, Fact: record})
-	if err != nil || !wait {
+	entry := journal.Entry{Kind: audit.KindRecord, Fact: record}
+	if !wait {
+		return e.j.Note(entry)
+	}
+	c, err := e.j.Append(entry)
+	if err != nil {
 		return err
 	}
 	return c.Wait(context.Background())
