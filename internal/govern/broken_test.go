@@ -83,7 +83,7 @@ func (w *world) heal(d *disk) {
 func TestStoreDownBeforeTheClaim(t *testing.T) {
 	const closed = "503 blocked store_unavailable not_sent"
 	s := fourEffects()
-	s.tools = append(s.tools, tool.Config{Name: "careful", Effect: "read", OnStoreError: "deny"}, tool.Config{Name: "waived", OnStoreError: "allow", Price: tool.USD / 2})
+	s.tools = append(s.tools, tool.Config{Name: "careful", Effect: "read", OnStoreError: "deny"}, tool.Config{Name: "waived", OnStoreError: "allow", Price: tool.USD / 2, MaxInFlight: 1})
 	brokenStore(t, s, func(w *world, d *disk) {
 		w.fail(d)
 		free := forwarded(t, "POST", "https://free.test/", "{}")

@@ -201,6 +201,13 @@ func TestTheAgentsKey(t *testing.T) {
 			})
 		})
 	}
+	in(t, oneTool(nil), func(w *world) { // the key that is shown is that of the call, and not of the one in its way
+		w.ask(keyed("a", "1"))
+		reused := w.ask(keyed("a", "2"))
+		if run := w.ask(named("t", "2")); run.Key != reused.Key || run.Decision != govern.Executed {
+			t.Errorf("refused as %s, run as %s", reused.Key, run.Key)
+		}
+	})
 	in(t, oneTool(nil), func(w *world) {
 		for _, key := range []string{"", "a b", strings.Repeat("x", 256), `"a`, "ä"} {
 			w.ask(named("t", "{}").with(func(r *govern.Request) { r.IdempotencyKey = []string{key} })).want(t, "400 blocked idempotency_key_malformed not_sent")

@@ -81,6 +81,16 @@ func TestKillSwitch(t *testing.T) {
 			}
 		})
 	})
+	t.Run("behind a re-send that was not sent", func(t *testing.T) {
+		in(t, retrying("idempotent", 0), func(w *world) {
+			w.stage.then(loses(govern.Flushed, govern.ErrBroken), first(func() { w.off("ag") }, loses(govern.Queued, govern.ErrUnreachable)))
+			w.ask(named("t", "{}"))
+			w.ask(named("t", "{}")).want(t, stopped)
+			if got := w.usage("t"); got != charged || w.store.UnknownCount() != 1 {
+				t.Errorf("charged %q, %d unknown", got, w.store.UnknownCount())
+			}
+		})
+	})
 	t.Run("between attempts that were not sent", func(t *testing.T) {
 		in(t, retrying("mutating", 5), func(w *world) {
 			refused := loses(govern.Queued, govern.ErrUnreachable)
@@ -230,20 +240,27 @@ func TestAPlaceIsWaitedFor(t *testing.T) {
 	})
 }
 
-// TestPatienceIsOne: a place and a duplicate are waited for with the same patience.
+// TestPatienceIsOne: a place and the call that is repeated are waited for with the same patience.
 func TestPatienceIsOne(t *testing.T) {
-	in(t, oneTool(func(c *tool.Config) { c.MaxInFlight, c.Timeout = 1, time.Minute }), func(w *world) {
+	in(t, oneTool(func(c *tool.Config) { c.MaxInFlight, c.Timeout = 2, time.Minute }), func(w *world) {
 		gates := []chan struct{}{make(chan struct{}), make(chan struct{})}
 		w.stage.then(at(gates[0], answers(200, "a")), at(gates[1], answers(200, "a")))
-		all := w.together(named("t", "1"), named("t", "2"), named("t", "2"))
+		all := w.together(named("t", "1"), named("t", "2"))
+		var patience time.Duration
+		var dup sync.WaitGroup
+		dup.Go(func() {
+			start := time.Now()
+			w.ask(named("t", "2")).want(t, "409 dedup in_flight -")
+			patience = time.Since(start)
+		})
 		time.Sleep(20 * time.Second)
-		close(gates[0]) // the second runs; the third gets no place before that has ended
-		time.Sleep(10 * time.Second)
-		synctest.Wait()
+		close(gates[0]) // a place is free, and what is repeated still runs
+		dup.Wait()
+		if patience != 25*time.Second {
+			t.Errorf("it waited %v in all", patience)
+		}
 		close(gates[1])
-		got := all()
-		got[1].want(t, "200 executed ok done")
-		got[2].want(t, "503 blocked overloaded not_sent")
+		all()
 	})
 }
 

@@ -84,6 +84,22 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// TestTheTimeOfAStream is the tool's, and none of ours.
+func TestTheTimeOfAStream(t *testing.T) {
+	in(t, oneTool(nil), func(w *world) {
+		w.stage.then(func(context.Context, *govern.Attempt) (*govern.Answer, govern.Phase, error) {
+			return answerOf(&played{pieces: []string{"a", "b"}, end: io.EOF, slow: time.Second}, 200, -1, nil), govern.FirstByteRead, nil
+		})
+		r := w.ask(named("t", "{}"))
+		if w.meter.upstream != 3*time.Second || w.meter.overhead != 0 {
+			t.Errorf("the tool's time is %v, ours %v", w.meter.upstream, w.meter.overhead)
+		}
+		if rec := w.record(r); rec.DurationMS != 3000 {
+			t.Errorf("it took %v ms", rec.DurationMS)
+		}
+	})
+}
+
 // TestRetriedStreams: an answer that says nothing is no reason to stop when it comes in chunks.
 func TestRetriedStreams(t *testing.T) {
 	in(t, retrying("read", 1), func(w *world) {

@@ -492,17 +492,15 @@ func (s *stage) leaked() (n int) {
 // played is the body of an answer.
 type played struct {
 	pieces []string
-	end    error // io.EOF: whole
-	gate   chan struct{}
+	end    error         // io.EOF: whole
+	slow   time.Duration // of each Read
 	panics bool
 	closed bool
 	until  time.Time
 }
 
 func (b *played) Read(p []byte) (int, error) {
-	if b.gate != nil {
-		<-b.gate
-	}
+	time.Sleep(b.slow)
 	switch {
 	case b.panics:
 		panic("the body broke")
