@@ -152,6 +152,7 @@ func TestACanceledJobStops(t *testing.T) {
 // action runs twice.
 func TestAJobOutlivesTheSidecar(t *testing.T) {
 	tools := []tool.Config{charge("/a"), charge("/b"), charge("/c")}
+	tools[0].Dedup.Mode = "off" // of a only the job itself knows that it ran
 	h := newHouse(t, setup{tools: tools})
 	reached, gate := h.tool.hang("/b")
 	defer close(gate)
@@ -221,6 +222,7 @@ func TestAnActionThatNothingRemembers(t *testing.T) {
 // TestAJobStopsWithTheSidecar between two actions, and the next one goes on.
 func TestAJobStopsWithTheSidecar(t *testing.T) {
 	tools := []tool.Config{charge("/a"), charge("/b")}
+	tools[1].Dedup.Mode = "off" // once begun it could not be repeated
 	h := newHouse(t, setup{tools: tools})
 	reached, gate := h.tool.hang("/a")
 	h.post("/v1/ai/run", `{"key":"k","metadata":{"actions":[{"tool":"a"},{"tool":"b"}]}}`).is(t, 200, nil)
@@ -256,4 +258,56 @@ func TestManyCallersOneJob(t *testing.T) {
 	if n := h.tool.calls("/a"); n != 1 {
 		t.Errorf("the action ran %d times", n)
 	}
+}
+
+// TestAJobHoldsItsLease: at work it extends its lease, and after a restart it takes it up again although it has expired.
+func TestAJobHoldsItsLease(t *testing.T) {
+	t.Parallel()
+	read := charge("/read")
+	read.Effect = "read"
+	h := newHouse(t, setup{tools: []tool.Config{read}})
+	reached, gate := h.tool.hang("/read")
+	h.post("/v1/ai/run", `{"key":"k","ttl":10,"metadata":{"actions":[{"tool":"read"}]}}`).is(t, 200, map[string]any{"version": 1})
+	<-reached
+	dir := h.die()
+	until(t, "the lease is extended", func() bool { return h.get("/v1/ai/status?key=k").body["version"] == 2.0 })
+	next := newHouse(t, setup{dir: dir, tools: []tool.Config{read}, tool: h.tool})
+	next.clock.advance(time.Hour)
+	next.get("/v1/ai/status?key=k").is(t, 200, map[string]any{"status": "failed", "error_code": "lease_expired"})
+	next.api.ResumeJobs()
+	<-reached
+	next.get("/v1/ai/status?key=k").is(t, 200, map[string]any{"status": "in_progress", "version": 2})
+	close(gate)
+	next.finished("k").is(t, 200, map[string]any{"status": "completed"})
+	h.finished("k")
+}
+
+// TestEachActionIsACallOfItsOwn: to a tool that goes by the client's key two equal actions of a job are two calls.
+func TestEachActionIsACallOfItsOwn(t *testing.T) {
+	explicit := charge("/a")
+	explicit.Dedup.Mode = "explicit"
+	h := newHouse(t, setup{tools: []tool.Config{explicit}})
+	h.post("/v1/ai/run", `{"key":"k","metadata":{"actions":[{"tool":"a"},{"tool":"a"}]}}`).is(t, 200, nil)
+	h.finished("k").is(t, 200, map[string]any{"status": "completed"})
+	if n := h.tool.calls("/a"); n != 2 {
+		t.Errorf("%d calls", n)
+	}
+}
+
+// TestJobsAreBounded: past the bound nothing is acquired, and the caller is told to come again.
+func TestJobsAreBounded(t *testing.T) {
+	h := newHouse(t, setup{tools: []tool.Config{charge("/a")}})
+	_, gate := h.tool.hang("/a")
+	defer h.api.Drain(t.Context())
+	defer close(gate)
+	spec := `,"metadata":{"actions":[{"tool":"a"}]}}`
+	for i := range 1024 {
+		h.post("/v1/ai/run", fmt.Sprintf(`{"key":"k%d"`, i)+spec).is(t, 200, map[string]any{"status": "acquired"})
+	}
+	g := h.post("/v1/ai/run", `{"key":"one too many"`+spec)
+	if g.status != 429 || g.header.Get("Retry-After") != "1" || g.detail() != "rate_limited" {
+		t.Errorf("%d %s", g.status, g.text)
+	}
+	h.get("/v1/ai/status?key=one+too+many").is(t, 404, nil)
+	h.gov.Draining.Store(true)
 }

@@ -73,12 +73,16 @@ func TestStepsThatCannotBeTaken(t *testing.T) {
 		for act, want := range want {
 			key := state + " " + act
 			id := prepare[state](key)
+			before := strings.Count(strings.Join(h.heard(), " "), " ")
 			g := h.step(act, key, id)
 			if got := fmt.Sprint(g.status, " ", g.detail()); got != want {
 				t.Errorf("%s: %s, want %s", key, got, want)
 			}
 			if state == "absent" {
 				continue
+			}
+			if want == "200 " && state != "held" && strings.Count(strings.Join(h.heard(), " "), " ") != before {
+				t.Errorf("%s: a repetition was noted again", key)
 			}
 			if g := h.step(act, key, "lease_of_somebody_else"); g.status != 409 || g.detail() != "lease_mismatch" {
 				t.Errorf("%s by a stranger: %d %s", key, g.status, g.text)

@@ -56,9 +56,6 @@ func toolAnswerOf(ctx context.Context, c *govern.Request, r *govern.Reply) *tool
 		return a
 	}
 	body, err := wholeBody(ctx, r)
-	if r.Delivered != nil {
-		r.Delivered(err == nil)
-	}
 	switch {
 	case err != nil && !errors.Is(err, errTooLarge):
 		f := govern.NewRefusal("upstream_outcome_unknown", "")

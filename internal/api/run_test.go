@@ -361,3 +361,20 @@ func TestWaitersGetTheAnswer(t *testing.T) {
 		t.Fatal(decisions, h.tool.calls("/slow"))
 	}
 }
+
+// TestADuplicateIsToldInTime: whatever the tool's own patience, an SDK hears before its 5 seconds are over.
+func TestADuplicateIsToldInTime(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, setup{tools: []tool.Config{charge("/slow")}})
+	reached, gate := h.tool.hang("/slow")
+	c := &sdk{base: h.http.URL, key: opsKey}
+	var first sync.WaitGroup
+	first.Go(func() { _, _ = c.runTool("a", "slow", nil, nil) })
+	<-reached
+	r, err := c.runTool("a", "slow", nil, nil)
+	if err != nil || r["policy_reason"] != "in_flight" || r["allowed"] != false {
+		t.Errorf("%v %v", r, err)
+	}
+	close(gate)
+	first.Wait()
+}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,8 +40,13 @@ type Server struct {
 	Timeline func(*Moment)                    // hears of runs; may be nil
 	Quota    func(by *Key, leases bool) Quota // of check-lock, or of leases and calls; nil: nobody counts
 
-	work workers
-	keys atomic.Pointer[Keyring] // swapped whole
+	// Walk visits what a query selects of the audit, oldest first, without holding it all.
+	Walk              func(context.Context, audit.Query, func(audit.Row) error) error
+	StrictPolicyTools bool // policies may name registered tools only
+
+	merging sync.Mutex // held while an entry is read, changed and put back
+	work    workers
+	keys    atomic.Pointer[Keyring] // swapped whole
 }
 
 // UseKeys makes ring what the next requests are judged by.
@@ -61,8 +67,10 @@ func (s *Server) Handler() http.Handler {
 	for pattern, m := range s.operatorRoutes() {
 		mux.Handle(pattern, s.guard(m, Operator))
 	}
-	for pattern, m := range s.callerRoutes() {
-		mux.Handle(pattern, s.guard(m, Agent))
+	for _, routes := range []map[string]methods{s.callerRoutes(), s.governRoutes()} {
+		for pattern, m := range routes {
+			mux.Handle(pattern, s.guard(m, Agent))
+		}
 	}
 	mux.Handle("/", s.guard(nil, ""))
 	page := http.NewCrossOriginProtection()
@@ -87,9 +95,9 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/admin/v1/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
 		"/admin/v1/policies/{agent}": {"DELETE": s.deletePolicy},
 	}
-	for _, prefix := range []string{"/admin/v1", "/v1"} {
-		routes[prefix+"/agents/{id}/disable"] = methods{"POST": s.disable}
-		routes[prefix+"/agents/{id}/enable"] = methods{"POST": s.enable}
+	for name, turn := range map[string]action{"disable": s.disable, "enable": s.enable} {
+		routes["/admin/v1/agents/{id}/"+name] = methods{"POST": turn}
+		routes["/v1/agents/{id}/"+name] = methods{"POST": featured("kill_switch", turn)}
 	}
 	return routes
 }

@@ -1,0 +1,14 @@
+package api
+
+// governRoutes are the paths of governance, the account and the timelines. On those that both roles may use, an agent's
+// key sees what is its own.
+func (s *Server) governRoutes() map[string]methods {
+	return map[string]methods{
+		"/v1/policies":                    {"GET": s.listAgentPolicies},
+		"/v1/policies/{id}":               {"GET": s.getAgentPolicy, "POST": operators(s.upsertPolicy)},
+		"/v1/policies/{id}/from-template": {"POST": operators(s.applyTemplate)},
+		"/v1/agents/{id}":                 {"GET": s.getAgent},
+		"/v1/agents/{id}/logs":            {"GET": featured("agent_logs", s.agentLogs)},
+		"/v1/agents/{id}/metrics":         {"GET": featured("agent_metrics", s.agentMetrics)},
+	}
+}
