@@ -95,11 +95,22 @@ func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {
 // query answers audit queries from the journal: all that was recorded when it was asked, as far as the disk takes it
 // within a second.
 func (s *sidecar) query(ctx context.Context, q audit.Query) ([]audit.Row, error) {
+	s.written(ctx)
+	return q.Find(s.store.Journal())
+}
+
+// walk is query for who wants no list.
+func (s *sidecar) walk(ctx context.Context, q audit.Query, visit func(audit.Row) error) error {
+	s.written(ctx)
+	return q.Each(s.store.Journal(), visit)
+}
+
+// written waits, a second at most, until what has been recorded so far can be read.
+func (s *sidecar) written(ctx context.Context) {
 	asked := s.store.Journal().Status().Last
 	for end := time.Now().Add(time.Second); s.store.Journal().Status().Newest < asked && time.Now().Before(end) && ctx.Err() == nil; {
 		time.Sleep(2 * time.Millisecond)
 	}
-	return q.Find(s.store.Journal())
 }
 
 // status is what the sidecar says of itself to an operator.

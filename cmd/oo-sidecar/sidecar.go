@@ -208,7 +208,7 @@ func (s *sidecar) probed(r *govern.Request) *govern.Reply {
 func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
 	s.api.Status, s.api.Log = s.status, s.log
-	s.api.Audit = s.query
+	s.api.Audit, s.api.Walk = s.query, s.walk
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce

@@ -12,6 +12,7 @@ import (
 // Query selects rows of the audit. The zero Query selects every record.
 type Query struct {
 	Agent, Tool, Decision string    // equal to; empty: any
+	Tenant                string    // the namespace of the records; empty: any
 	From, To              time.Time // of the request's arrival: From included, To not; zero: no bound
 	After                 uint64    // only above this sequence number
 	Limit                 int       // at most so many; 0: all
@@ -120,7 +121,7 @@ func (q *Query) row(e *journal.Stored) (Row, bool) {
 
 func (q *Query) record(r *Record) bool {
 	return (q.Agent == "" || q.Agent == r.AgentID) && (q.Tool == "" || q.Tool == r.Tool) &&
-		(q.Decision == "" || q.Decision == r.Decision) && q.within(r.Time)
+		(q.Decision == "" || q.Decision == r.Decision) && (q.Tenant == "" || q.Tenant == r.Tenant) && q.within(r.Time)
 }
 
 func (q *Query) change(c *Change) bool {

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+)
+
+const (
+	opsKey    = "once_live_operator_for_tests"
+	botKey    = "once_live_support_bot_for_tests"
+	freeKey   = "once_live_free_plan_for_tests"
+	freeAgent = "once_live_free_agent_for_tests"
+	otherKey  = "once_live_other_namespace_for_tests"
+)
+
+// governed is a whole sidecar in this process, with one tool behind it, trade over its api listener.
+type governed struct {
+	*sidecar
+	t    *testing.T
+	dir  string
+	tool *httptest.Server
+	last http.Header // of the tool's last request
+	body string      // of it
+}
+
+func newGoverned(t *testing.T, more string) *governed { return governedIn(t, t.TempDir(), more) }
+
+// governedIn starts on the state in dir.
+func governedIn(t *testing.T, dir, more string) *governed {
+	t.Helper()
+	g := &governed{t: t, dir: dir}
+	g.tool = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		g.last, g.body = r.Header, string(body)
+		if r.URL.Path == "/broken" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"id":"ch_1"}`)
+	}))
+	t.Cleanup(g.tool.Close)
+	text := fmt.Sprintf(`version: 1
+proxy: {listen: "127.0.0.1:0"}
+health: {listen: "127.0.0.1:0"}
+api:
+  listen: "127.0.0.1:0"
+  keys:
+    - {name: ops, role: operator, key: %s}
+    - {name: bot, role: agent, agent_id: support_bot, key: %s}
+    - {name: free, role: operator, key: %s, plan: free, namespace: frugal}
+    - {name: freeagent, role: agent, agent_id: saver, key: %s, plan: free, namespace: frugal}
+    - {name: other, role: operator, key: %s, namespace: other}
+store: {embedded: {dir: %q, durability: process}}
+tools:
+  - {name: charge, url: "%s/charge", price_usd: 0.5}
+  - {name: broken, url: "%s/broken"}
+%s
+`, opsKey, botKey, freeKey, freeAgent, otherKey, dir, g.tool.URL, g.tool.URL, more)
+	file := filepath.Join(t.TempDir(), "oo.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, _, err := config.Load(file, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.sidecar, err = newSidecar(cfg, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.listen(); err != nil {
+		t.Fatal(err)
+	}
+	g.start()
+	t.Cleanup(g.stop)
+	return g
+}
+
+// stop shuts the sidecar down, once.
+func (g *governed) stop() {
+	if g.sidecar == nil {
+		return
+	}
+	if err := g.shutdown(); err != nil {
+		g.t.Error(err)
+	}
+	g.sidecar = nil
+}
+
+// ask sends a request and returns the status and the answer.
+func (g *governed) ask(key, method, path, body string) (int, string) {
+	g.t.Helper()
+	r, err := http.NewRequest(method, "http://"+g.listeners.api.Addr().String()+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode/100 == 3 || resp.Header.Get("X-Request-Id") == "" {
+		g.t.Fatalf("%s %s: %v %v", method, path, resp, err)
+	}
+	text := strings.TrimSpace(string(data))
+	described(g.t, r, resp, text)
+	return resp.StatusCode, text
+}
+
+// trade is one request of an operator's and what its answer must be.
+type trade struct {
+	method, path, body string
+	status             int
+	want               string // the whole answer, or with … at its end what it begins with
+}
+
+func (g *governed) expect(key string, list ...trade) {
+	g.t.Helper()
+	for _, c := range list {
+		status, text := g.ask(key, c.method, c.path, c.body)
+		begin, cut := strings.CutSuffix(c.want, "…")
+		if status != c.status || !(text == c.want || cut && strings.HasPrefix(text, begin)) {
+			g.t.Errorf("%s %s %s:\n%d %s\nwant %d\n%s", c.method, c.path, c.body, status, text, c.status, c.want)
+		}
+	}
+}
+
+// get decodes an operator's answer.
+func (g *governed) get(path string, into any) {
+	g.t.Helper()
+	status, text := g.ask(opsKey, "GET", path, "")
+	if err := json.Unmarshal([]byte(text), into); status != 200 || err != nil {
+		g.t.Fatalf("%s: %d %s %v", path, status, text, err)
+	}
+}
+
+// described holds an answer against the OpenAPI description.
+func described(*testing.T, *http.Request, *http.Response, string) {}
+
+func TestPoliciesOverTheAPI(t *testing.T) {
+	g := newGoverned(t, `policies: [{agent_id: filed, template: strict, anomaly: disable}]`)
+	g.expect(opsKey,
+		trade{"GET", "/v1/policies/support_bot", "", 404, `{"detail":{"error":"policy_not_found",…`},
+		trade{"POST", "/v1/policies/support_bot", `{"agent_id":"support_bot","max_actions_per_hour":10.0,"max_spend_usd_per_day":12.5,"allowed_tools":["charge"],"max_calls_per_tool":{"charge":3},"pricing_rules":[{"tool":"charge","price_usd":0.001}],"unknown":1}`, 200,
+			`{"agent_id":"support_bot","policy":{"allowed_tools":["charge"],"max_actions_per_hour":10,"max_calls_per_tool":{"charge":3},"max_spend_usd_per_day":12.5,"pricing_rules":[{"tool":"charge","price_usd":0.001}]}}`},
+		trade{"POST", "/v1/policies/support_bot", `{"max_actions_per_hour":null,"blocked_tools":["x"]}`, 200,
+			`{"agent_id":"support_bot","policy":{"allowed_tools":["charge"],"blocked_tools":["x"],"max_calls_per_tool":{"charge":3},"max_spend_usd_per_day":12.5,"pricing_rules":[{"tool":"charge","price_usd":0.001}]}}`},
+		trade{"POST", "/v1/policies/support_bot", `{"agent_id":"other"}`, 422, `{"detail":[{"type":"value_error","loc":["body","agent_id"],…`},
+		trade{"POST", "/v1/policies/support_bot", `{"max_actions_per_hour":-1}`, 422, `{"detail":[{"type":"greater_than_equal",…`},
+		trade{"POST", "/v1/policies/support_bot", `{"max_actions_per_hour":"ten"}`, 422, `{"detail":[{"type":"int_type",…`},
+		trade{"POST", "/v1/policies/support_bot", `{"allowed_tools":["a*"]}`, 422, `{"detail":[{"type":"string_pattern_mismatch",…`},
+		trade{"POST", "/v1/policies/support_bot", `{"pricing_rules":[{"tool":"a"}]}`, 422, `{"detail":[{"type":"…`},
+		trade{"POST", "/v1/policies/support_bot", `{"pricing_rules":[5]}`, 422, `{"detail":[{"type":"…`},
+		trade{"POST", "/v1/policies/support_bot", `[]`, 422, `{"detail":[{"type":"model_attributes_type",…`},
+		trade{"POST", "/v1/policies/filed", `{"max_actions_per_hour":7}`, 200,
+			`{"agent_id":"filed","policy":{"anomaly":"disable","blocked_tools":["delete_user","delete_customer","refund_all"],"max_actions_per_hour":7,"max_spend_usd_per_day":5}}`},
+		trade{"POST", "/v1/policies/a%2Fb%20c/from-template", `{"agent_id":"a/b c","template":"moderate","overrides":{"blocked_tools":["x"]}}`, 200,
+			`{"agent_id":"a/b c","policy":{"blocked_tools":["x"],"max_actions_per_hour":200,"max_spend_usd_per_day":50,"template":"moderate"}}`},
+		trade{"POST", "/v1/policies/x/from-template", `{"template":"lax"}`, 422, `{"detail":[{"type":"value_error",…`},
+		trade{"GET", "/v1/policies", "", 200, `[{"agent_id":"a/b c",…`},
+		trade{"DELETE", "/v1/policies/support_bot", "", 405, `{"detail":"Method Not Allowed"}`},
+	)
+	g.expect(botKey,
+		trade{"GET", "/v1/policies/support_bot", "", 200, `{"agent_id":"support_bot",…`},
+		trade{"GET", "/v1/policies", "", 200, `[{"agent_id":"support_bot",…`},
+		trade{"GET", "/v1/policies/filed", "", 403, `{"detail":"Forbidden"}`},
+		trade{"POST", "/v1/policies/support_bot", `{"max_actions_per_hour":null}`, 403, `{"detail":"Forbidden"}`},
+		trade{"POST", "/v1/policies/support_bot/from-template", `{"template":"permissive"}`, 403, `{"detail":"Forbidden"}`},
+	)
+	g.expect(freeKey,
+		trade{"POST", "/v1/policies/trimmed", `{"max_actions_per_hour":1,"blocked_tools":["x"]}`, 200, `{"agent_id":"trimmed","policy":{"blocked_tools":["x"]}}`},
+		trade{"POST", "/v1/policies/trimmed/from-template", `{"template":"strict"}`, 403, `{"detail":{"error":"feature_not_available",…`},
+		trade{"POST", "/v1/agents/saver/disable", `{}`, 403, `{"detail":{"error":"feature_not_available",…`},
+	)
+}
+
+func TestPoliciesOutliveARestart(t *testing.T) {
+	g := newGoverned(t, "")
+	g.expect(opsKey, trade{"POST", "/v1/policies/support_bot", `{"max_actions_per_hour":1}`, 200, `{"agent_id":"support_bot","policy":{"max_actions_per_hour":1}}`})
+	g.stop()
+	g = governedIn(t, g.dir, "")
+	g.expect(opsKey, trade{"GET", "/v1/policies/support_bot", "", 200, `{"agent_id":"support_bot","policy":{"max_actions_per_hour":1}}`})
+}
+
+func TestAgentsLogsAndMetrics(t *testing.T) {
+	g := newGoverned(t, "")
+	call := func(args string) trade {
+		return trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"charge","args":` + args + `,"spend_usd":0.25}`, 200, `{"ok":…`}
+	}
+	g.expect(botKey, call(`{"n":1}`), call(`{"n":1}`), call(`{"n":2}`))
+	g.expect(opsKey,
+		trade{"POST", "/v1/agents/support_bot/disable", `{"reason":"loops"}`, 200, `{"agent_id":"support_bot","is_enabled":false,"disabled_reason":"loops",…`},
+		trade{"GET", "/v1/agents/support_bot", "", 200, `{"agent_id":"support_bot","is_enabled":false,"disabled_reason":"loops",…`},
+		call(`{"n":3}`),
+		trade{"POST", "/v1/agents/support_bot/enable", "", 200, `{"agent_id":"support_bot","is_enabled":true,"disabled_reason":null,"disabled_at":null}`},
+		trade{"GET", "/v1/agents/nobody", "", 200, `{"agent_id":"nobody","is_enabled":true,"disabled_reason":null,"disabled_at":null}`},
+		trade{"GET", "/v1/agents/support_bot/metrics?period=hour", "", 200, `{"agent_id":"support_bot","period":"hour","total_actions":2,"blocked_actions":1,"total_spend_usd":1,"top_tools":[{"tool":"charge","count":2}]}`},
+		trade{"GET", "/v1/agents/nobody/metrics", "", 200, `{"agent_id":"nobody","period":"day","total_actions":0,"blocked_actions":0,"total_spend_usd":0,"top_tools":[]}`},
+		trade{"GET", "/v1/agents/nobody/logs", "", 200, `[]`},
+		trade{"GET", "/v1/agents/support_bot/logs?limit=501", "", 422, `{"detail":[{"type":"less_than_equal","loc":["query","limit"],…`},
+		trade{"GET", "/v1/agents/support_bot/metrics?period=year", "", 422, `{"detail":[{"type":"enum",…`},
+	)
+	var lines []struct {
+		TS                    int64
+		Agent, Tool, Decision string
+		Allowed               bool
+		Reason                string  `json:"policy_reason"`
+		Spend                 float64 `json:"spend_usd"`
+		ArgsHash              string  `json:"args_hash"`
+	}
+	g.get("/v1/agents/support_bot/logs?limit=3", &lines)
+	if len(lines) != 3 || lines[0].Reason != "agent_disabled" || lines[0].Allowed || lines[1].Decision != "executed" || lines[1].Spend != 0.5 ||
+		lines[2].Decision != "dedup" || !lines[2].Allowed || lines[1].TS < 1e9 || lines[1].ArgsHash == "" {
+		t.Errorf("%+v", lines)
+	}
+	g.expect(otherKey, trade{"GET", "/v1/agents/support_bot/logs", "", 200, `[]`})
+	g.expect(botKey,
+		trade{"GET", "/v1/agents/support_bot/logs?limit=1", "", 200, `[{"ts":…`},
+		trade{"GET", "/v1/agents/other/logs", "", 403, `{"detail":"Forbidden"}`},
+		trade{"GET", "/v1/agents/other/metrics", "", 403, `{"detail":"Forbidden"}`},
+		trade{"GET", "/v1/agents/other", "", 403, `{"detail":"Forbidden"}`},
+		trade{"POST", "/v1/agents/support_bot/enable", "", 403, `{"detail":"Forbidden"}`},
+	)
+	g.expect(freeKey, trade{"GET", "/v1/agents/saver/logs", "", 403, `{"detail":{"error":"feature_not_available",…`})
+}
