@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"net"
 	"path/filepath"
+	"time"
 )
 
 // contender is one way for a call to reach the tool.
@@ -10,9 +12,27 @@ type contender struct {
 	name    string
 	proc    *process // the one under test; nil: there is none
 	address string
+	host    string // in the Host field; empty: the address
 	path    string
 	must    string // a line of every answer
 	differ  bool   // every call has arguments of its own
+
+	over func(net.Conn) (net.Conn, error) // what a connection begins with; nil: nothing
+}
+
+// connect opens one connection, ready for requests.
+func (c contender) connect() (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", c.address, 2*time.Second)
+	if err != nil || c.over == nil {
+		return conn, err
+	}
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	ready, err := c.over(conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return ready, conn.SetDeadline(time.Time{})
 }
 
 // The names, which are also the columns' order in a round.

@@ -39,19 +39,23 @@ type caller struct {
 }
 
 // dial opens one caller's connection. The arguments are a JSON object of requestBytes.
-func dial(address, path, must string) (*caller, error) {
-	conn, err := net.DialTimeout("tcp", address, 2*time.Second)
+func dial(to contender) (*caller, error) {
+	conn, err := to.connect()
 	if err != nil {
 		return nil, err
 	}
 	const head = `{"call":"`
 	const tail = `0000000000000000","amount":1999,"currency":"usd","customer":"cus_4QWKsZuuTHcs7X","metadata":{"order":6735,"rate":0.0825},"description":"`
 	pad := strings.Repeat("y", requestBytes-len(head)-len(tail)-len(`"}`))
-	before := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", path, address, requestBytes, head)
+	host := to.host
+	if host == "" {
+		host = to.address
+	}
+	before := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", to.path, host, requestBytes, head)
 	c := &caller{conn: conn, in: bufio.NewReaderSize(conn, 8<<10), request: []byte(before + tail + pad + `"}`)}
 	c.number = c.request[len(before) : len(before)+16]
-	if must != "" {
-		c.must = []byte(must)
+	if to.must != "" {
+		c.must = []byte(to.must)
 	}
 	return c, nil
 }
@@ -104,7 +108,7 @@ func (c *caller) read() error {
 
 // callOnce makes one call on a connection of its own.
 func callOnce(address, path, must string, number uint64) error {
-	c, err := dial(address, path, must)
+	c, err := dial(contender{address: address, path: path, must: must})
 	if err != nil {
 		return err
 	}
@@ -125,7 +129,7 @@ type load struct {
 func startLoad(to contender, callers int, first uint64) (*load, error) {
 	l := &load{}
 	for range callers {
-		c, err := dial(to.address, to.path, to.must)
+		c, err := dial(to)
 		if err != nil {
 			l.close()
 			return nil, fmt.Errorf("%s: %w", to.name, err)

@@ -51,6 +51,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "bare" {
 		return serveBare(ctx, out, args[1])
 	}
+	if len(args) == 2 && args[0] == "secured-tool" {
+		return serveSecuredTool(ctx, out, args[1])
+	}
+	if len(args) == 3 && args[0] == "hop" {
+		return serveHop(ctx, out, args[1], args[2])
+	}
 	var s settings
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&s.binary, "binary", "bin/oo-sidecar", "the `file` of oo-sidecar to measure, built stripped")
@@ -99,13 +105,17 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	results, err := interleave(ctx, s, field.contenders, progressTo(os.Stderr))
+	results, err := interleave(ctx, s, field.contenders, levels, progressTo(os.Stderr))
 	if err != nil {
 		return err
 	}
 	results.print(out)
 	results.printWanted(out)
 	if err := printRestart(ctx, out, field.sidecar, results.calls(nameFirst)); err != nil {
+		return err
+	}
+	field.stop()
+	if err := measureSecured(ctx, s, dir, out); err != nil {
 		return err
 	}
 	if s.assert && !foot.met() {

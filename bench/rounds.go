@@ -27,7 +27,7 @@ type results struct {
 
 // interleave measures everyone at every number of callers, again in each round, so that what the machine does
 // meanwhile meets all alike. The order within a round turns.
-func interleave(ctx context.Context, s settings, field []contender, progress func(done, all int)) (*results, error) {
+func interleave(ctx context.Context, s settings, field []contender, levels []int, progress func(done, all int)) (*results, error) {
 	r := &results{order: field, samples: map[string]map[int][]sample{}}
 	for _, c := range field {
 		r.samples[c.name] = map[int][]sample{}

@@ -17,8 +17,8 @@ type sidecar struct {
 }
 
 // newSidecar writes the configuration of a sidecar with one tool, registered, priced and signed, and a policy whose
-// caps are never reached, so that every step of governance runs. Its store is dir/store.
-func newSidecar(binary, dir, toolAddress string) (*sidecar, error) {
+// caps are never reached, so that every step of governance runs. Its store is dir/store. What change says is different.
+func newSidecar(binary, dir, toolAddress string, change ...func(conf map[string]any)) (*sidecar, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func newSidecar(binary, dir, toolAddress string) (*sidecar, error) {
 		}
 	}
 	type object = map[string]any
-	text, err := json.MarshalIndent(object{ // JSON is YAML
+	conf := object{
 		"version": 1,
 		"agent":   object{"id": "bench"},
 		"proxy":   object{"listen": free[0]},
@@ -46,7 +46,11 @@ func newSidecar(binary, dir, toolAddress string) (*sidecar, error) {
 			"allowed_tools": []string{"bench"}, "max_calls_per_tool": map[string]int{"bench": 1_000_000_000},
 		}},
 		"log": object{"level": "error"},
-	}, "", "  ")
+	}
+	for _, f := range change {
+		f(conf)
+	}
+	text, err := json.MarshalIndent(conf, "", "  ") // JSON is YAML
 	if err != nil {
 		return nil, err
 	}

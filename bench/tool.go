@@ -20,28 +20,39 @@ func answer() []byte {
 
 // serveTool is the tool that all contenders call: the cheapest server that gives the answer with its length.
 func serveTool(ctx context.Context, out io.Writer) error {
+	return serve(ctx, out, givesAnswer())
+}
+
+func givesAnswer() fasthttp.RequestHandler {
 	body := answer()
-	return serve(ctx, out, func(rc *fasthttp.RequestCtx) {
+	return func(rc *fasthttp.RequestCtx) {
 		rc.SetContentType("application/json")
 		rc.Response.SetBodyRaw(body)
-	})
+	}
 }
 
 // serveBare is the proxy that the others are measured by: one fasthttp server and one fasthttp client, and nothing
 // between them.
 func serveBare(ctx context.Context, out io.Writer, upstream string) error {
-	client := &fasthttp.HostClient{
+	return serve(ctx, out, passesOn(bareClient(upstream)))
+}
+
+func bareClient(upstream string) *fasthttp.HostClient {
+	return &fasthttp.HostClient{
 		Addr: upstream, MaxConns: 4096, NoDefaultUserAgentHeader: true,
 		DisableHeaderNamesNormalizing: true, DisablePathNormalizing: true,
 	}
-	return serve(ctx, out, func(rc *fasthttp.RequestCtx) {
+}
+
+func passesOn(client *fasthttp.HostClient) fasthttp.RequestHandler {
+	return func(rc *fasthttp.RequestCtx) {
 		rc.Request.Header.Del("Connection")
 		if err := client.Do(&rc.Request, &rc.Response); err != nil {
 			rc.Error(err.Error(), fasthttp.StatusBadGateway)
 			return
 		}
 		rc.Response.Header.Del("Connection")
-	})
+	}
 }
 
 // serve listens on a free port of loopback, prints the address and serves until ctx ends.
@@ -50,8 +61,13 @@ func serve(ctx context.Context, out io.Writer, h fasthttp.RequestHandler) error 
 	if err != nil {
 		return err
 	}
+	return serveOn(ctx, out, l, l, h)
+}
+
+// serveOn prints l's address and serves what over accepts.
+func serveOn(ctx context.Context, out io.Writer, l, over net.Listener, h fasthttp.RequestHandler) error {
 	fmt.Fprintln(out, l.Addr())
 	context.AfterFunc(ctx, func() { l.Close() })
 	s := &fasthttp.Server{Handler: h, NoDefaultServerHeader: true, NoDefaultDate: true, Concurrency: 8192}
-	return s.Serve(l)
+	return s.Serve(over)
 }
