@@ -25,7 +25,7 @@ const (
 // was answered. Writing, it is deaf: fasthttp reorders headers and reports no error once the handler has returned, so
 // answers are written past it (reply.go) and what it writes itself goes nowhere.
 //
-// A conn belongs to the goroutine that serves it; only Close and abort may come from another one.
+// A conn belongs to the goroutine that serves it; only end may come from another one.
 type conn struct {
 	net.Conn
 	s    *Server
@@ -50,6 +50,7 @@ type conn struct {
 	out      []byte // the answer being written
 	answered bool   // something of an answer to the request was written
 	failed   error  // of a write: the peer is gone
+	next     func() // what becomes of the connection when fasthttp has let go of it
 }
 
 func newConn(s *Server, c net.Conn) *conn {
@@ -70,8 +71,18 @@ func (c *conn) Read(p []byte) (int, error) {
 // Write drops what fasthttp writes.
 func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
-// Close closes the connection once.
+// Close is called when fasthttp is through with the connection and holds nothing for it any more. It goes on as a tunnel
+// then, if that is what it has become.
 func (c *conn) Close() error {
+	if next := c.next; next != nil {
+		c.next = nil
+		next()
+	}
+	return c.end()
+}
+
+// end closes the connection once.
+func (c *conn) end() error {
 	err := net.ErrClosed
 	c.once.Do(func() {
 		c.s.forget(c)
@@ -175,7 +186,7 @@ func (c *conn) abort() {
 		_ = c.under.Close()
 	}
 	c.gate.phase = refused
-	_ = c.Close()
+	_ = c.end()
 }
 
 // gone says whether the peer has closed its side, without waiting and without taking a byte.

@@ -45,7 +45,7 @@ func (c *conn) cut(untilClose bool) {
 		return
 	}
 	c.gate.phase = refused
-	_ = c.Close()
+	_ = c.end()
 }
 
 // streamWriter frames the pieces of a streamed answer. Once the agent has gone every Write fails.

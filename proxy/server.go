@@ -64,8 +64,9 @@ type Server struct {
 	headerBytes int
 
 	fast     *fasthttp.Server
-	tls      *tls.Config     // of opened tunnels; one for all, so that sessions are resumed
-	base     context.Context // of the calls; set by Serve
+	inner    *fasthttp.Server // inside tunnels
+	tls      *tls.Config      // of opened tunnels; one for all, so that sessions are resumed
+	base     context.Context  // of the calls; set by Serve
 	told     sparing
 	draining atomic.Bool
 	running  atomic.Int64  // requests being served, tunnels included
@@ -90,18 +91,24 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 		return nil, err
 	}
 	s.tls = s.tlsConfig()
-	s.fast = &fasthttp.Server{
+	s.fast, s.inner = s.reader(false), s.reader(true)
+	return s, nil
+}
+
+// reader is the fasthttp server under the gate. A sparing one gives its buffers back between two requests, for a little
+// time: tunnels are many and mostly wait.
+func (s *Server) reader(sparing bool) *fasthttp.Server {
+	return &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.misread, ExpectHandler: s.expect,
 		Concurrency:           2 * maxConns, // the listener counts
-		ReadBufferSize:        headerBytes + 512,
+		ReadBufferSize:        s.headerBytes + 512,
 		WriteBufferSize:       256,         // what fasthttp writes goes nowhere
 		MaxRequestBodySize:    math.MaxInt, // the gate counts
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
 		DisableHeaderNamesNormalizing: true, DisablePreParseMultipartForm: true,
-		ReduceMemoryUsage: true, // connections that wait, and tunnels, hold no buffers of fasthttp's
+		ReduceMemoryUsage: sparing,
 		LazyRequestTime:   true, SecureErrorLogMessage: true, Logger: silent{},
 	}
-	return s, nil
 }
 
 // settings are what a reload may change.
@@ -162,7 +169,7 @@ func (s *Server) Shutdown(ctx context.Context) (err error) {
 	}
 	s.CloseTunnels("*")
 	for _, c := range conns {
-		_ = c.Close()
+		_ = c.end()
 	}
 	return err
 }
@@ -243,8 +250,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if c.head.form == authority {
-		ctx.Request = fasthttp.Request{} // its buffers, grown by a former request, would stay as long as the tunnel
-		s.connect(c, r)
+		c.next = func() { s.connect(c, r) }
 		ctx.SetConnectionClose()
 		return
 	}
@@ -259,14 +265,16 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, c *conn, reply *govern.Reply) 
 	}
 }
 
-// rescue ends a request in which the sidecar itself failed.
+// rescue ends a request in which the sidecar itself failed. ctx is nil where fasthttp is not involved any more.
 func (s *Server) rescue(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request) {
 	x := recover()
 	if x == nil {
 		return
 	}
 	s.Log(slog.LevelError, "serving a request made the sidecar panic", "request_id", r.ID, "panic", fmt.Sprint(x), "stack", string(debug.Stack()))
-	ctx.SetConnectionClose()
+	if ctx != nil {
+		ctx.SetConnectionClose()
+	}
 	if c.answered {
 		c.abort()
 		return

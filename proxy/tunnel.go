@@ -32,6 +32,9 @@ func (w way) reads() bool { return w == clearOnly || w == opened }
 
 // connect serves a CONNECT. It is routed by its target alone: clients send it without a Host.
 func (s *Server) connect(c *conn, r *govern.Request) {
+	s.enter()
+	defer s.leave()
+	defer s.rescue(nil, c, r)
 	c.head.close = true
 	way, refusal := s.judgeTunnel(s.base, r)
 	if refusal != nil {
@@ -277,7 +280,7 @@ func (t *tunnel) inside(over net.Conn, began []byte) {
 		c.w = len(began)
 	}
 	t.s.untrack(t) // each request asks the kill switch by itself
-	_ = t.s.fast.ServeConn(c)
+	_ = t.s.inner.ServeConn(c)
 	if !c.asked {
 		t.s.Unused(t.r)
 	}

@@ -48,10 +48,8 @@ func (a *app) serve(ctx context.Context, forRuns bool) error {
 	if err != nil {
 		return exit{1, err}
 	}
-	// What is live is small, so collecting at every doubling of it would cost a tenth of the processor under load. What
-	// reading the journal left behind goes first.
-	debug.FreeOSMemory()
-	debug.SetGCPercent(400)
+	debug.FreeOSMemory() // what reading the journal left behind
+	go tend(s.ctx)
 	for _, w := range warnings {
 		s.log.Warn("configuration: " + w.Error())
 	}
