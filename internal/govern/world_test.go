@@ -536,7 +536,7 @@ func streams(status int, end error, pieces ...string) act {
 		end = io.EOF
 	}
 	return func(context.Context, *govern.Attempt) (*govern.Answer, govern.Phase, error) {
-		return answerOf(&played{pieces: pieces, end: end}, status, -1, nil), govern.FirstByteRead, nil
+		return answerOf(&played{pieces: slices.Clone(pieces), end: end}, status, -1, nil), govern.FirstByteRead, nil
 	}
 }
 
