@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,7 +63,7 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 		case store.ToolEntry:
 			c, ok := fromFile[e.Name]
 			if e.Source == "api" || !ok {
-				c, err = config.ParseTool(e.Value)
+				c, err = s.toolEntry(e)
 			}
 			c.Source = e.Source
 			t, bad := cfg.Rules().New(c)
@@ -136,9 +137,12 @@ type registry struct{ s *sidecar }
 func (b registry) Tools() []api.Entry {
 	var list []api.Entry
 	for _, t := range b.s.governor.Snapshot().Registry.Tools() {
+		id, mask := b.secretOf(t)
 		spec, _ := json.Marshal(map[string]any{
 			"name": t.Name, "scope": t.Scope, "url": t.Target.String(), "effect": t.Effect.String(), "enabled": t.Enabled,
 			"price_usd": t.Price.String(), "timeout": t.Timeout.String(), "max_retries": t.MaxRetries, "signed": t.Auth != nil,
+			"description": t.Description, "timeout_ms": t.Timeout.Milliseconds(), "body": t.Body.String(),
+			"has_secret": t.Auth != nil, "secret_id": id, "secret_mask": mask,
 		})
 		list = append(list, api.Entry{Name: t.Name, Scope: t.Scope, Source: t.Source, Spec: spec})
 	}
@@ -184,37 +188,35 @@ func (b registry) Put(ctx context.Context, kind api.Kind, spec []byte, who strin
 	b.s.editing.Lock()
 	defer b.s.editing.Unlock()
 	entry := store.Entry{Value: spec, Source: "api"}
-	tools, policies := b.current()
 	shown := api.Entry{Source: "api", Spec: spec}
-	switch kind {
-	case api.ToolEntry:
+	if kind == api.ToolEntry {
 		c, err := config.ParseTool(spec)
 		if err != nil {
 			return api.Entry{}, &api.Invalid{Message: err.Error()}
 		}
-		c.Source = "api"
-		t, err := b.s.cfg.Load().Rules().New(c)
-		if err != nil {
-			return api.Entry{}, &api.Invalid{Message: err.Error()}
-		}
-		tools[entryName(t.Name, t.Scope)] = t
-		entry.Kind, entry.Name, shown.Name, shown.Scope = store.ToolEntry, entryName(t.Name, t.Scope), t.Name, t.Scope
-	case api.PolicyEntry:
-		c, err := config.ParsePolicy(spec)
-		if err != nil {
-			return api.Entry{}, &api.Invalid{Message: err.Error()}
-		}
-		c.Source = "api"
-		policies[c.AgentID] = c
-		entry.Kind, entry.Name, shown.Name = store.PolicyEntry, c.AgentID, c.AgentID
+		entry.Kind, entry.Name, shown.Name, shown.Scope = store.ToolEntry, entryName(c.Name, c.Scope), c.Name, cmp.Or(c.Scope, "global")
+		return shown, b.putTool(ctx, entry, c, who)
 	}
-	if _, err := newSnapshot(b.s.cfg.Load(), values(tools), values(policies)); err != nil {
+	c, err := config.ParsePolicy(spec)
+	if err != nil {
 		return api.Entry{}, &api.Invalid{Message: err.Error()}
 	}
-	if err := b.s.store.Put(ctx, entry, who); err != nil {
-		return api.Entry{}, storeError(err)
+	c.Source = "api"
+	tools, policies := b.current()
+	policies[c.AgentID] = c
+	entry.Kind, entry.Name, shown.Name = store.PolicyEntry, c.AgentID, c.AgentID
+	return shown, b.hold(ctx, entry, values(tools), values(policies), who)
+}
+
+// hold makes the entry durable and what requests see, if all entries with it make a valid snapshot.
+func (b registry) hold(ctx context.Context, entry store.Entry, tools []*tool.Tool, policies []policy.Config, who string) error {
+	if _, err := newSnapshot(b.s.cfg.Load(), tools, policies); err != nil {
+		return &api.Invalid{Message: err.Error()}
 	}
-	return shown, b.s.refreshSnapshot()
+	if err := b.s.store.Put(ctx, entry, who); err != nil {
+		return storeError(err)
+	}
+	return b.s.refreshSnapshot()
 }
 
 // Delete removes an entry, also one of the file until the file changes it.

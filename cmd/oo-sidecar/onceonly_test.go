@@ -236,3 +236,111 @@ func TestAgentsLogsAndMetrics(t *testing.T) {
 	)
 	g.expect(freeKey, trade{"GET", "/v1/agents/saver/logs", "", 403, `{"detail":{"error":"feature_not_available",…`})
 }
+
+func TestToolsOverTheAPI(t *testing.T) {
+	g := newGoverned(t, "")
+	at := func(path string) string { return g.tool.URL + path }
+	g.expect(opsKey,
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `"}`, 422, `{"detail":[{"type":"missing","loc":["body","auth","secret"],…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"short"}}`, 422, `{"detail":[{"type":"string_too_short",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","auth":{"type":"basic","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"literal_error",…`},
+		trade{"POST", "/v1/tools", `{"name":"ma il","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"string_pattern_mismatch",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","timeout_ms":249,"auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"greater_than_equal",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","max_retries":11,"auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"less_than_equal",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"nowhere","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"value_error",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","scope_id":"team:x","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 422, `{"detail":[{"type":"value_error",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"},"price_usd":0.001,"effect":"idempotent"}`, 200,
+			`{"name":"mail","scope_id":"global","url":"` + at("/mail") + `","timeout_ms":15000,"max_retries":2,"enabled":true,"description":"","effect":"idempotent","body":"envelope","has_secret":true,"secret_id":"sec_…`},
+		trade{"GET", "/v1/tools/nothing", "", 404, `{"detail":{"error":"tool_not_found",…`},
+		trade{"POST", "/v1/tools", `{"name":"charge","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 409, `{"detail":{"error":"owned_by_file",…`},
+		trade{"POST", "/v1/tools/charge/toggle", `{"enabled":false}`, 409, `{"detail":{"error":"owned_by_file",…`},
+		trade{"POST", "/v1/tools/mail/toggle?scope_id=global", `{}`, 422, `{"detail":[{"type":"missing",…`},
+	)
+	first := g.toolNamed("mail")
+	if first.Mask != "***key" || !first.HasSecret || first.AuthType != "hmac_sha256" || first.Price != 0.001 {
+		t.Errorf("%+v", first)
+	}
+	run := trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"mail","args":{"to":"x"}}`, 200, `{"ok":true,"allowed":true,"decision":"executed",…`}
+	g.expect(botKey, run)
+	if g.last.Get("X-OnceOnly-Signature") == "" || !strings.HasPrefix(g.body, `{"tool":"mail","args":{"to":"x"},"agent_id":"support_bot"`) {
+		t.Errorf("sent %v %s", g.last, g.body)
+	}
+	g.expect(opsKey,
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail2") + `","auth":{"type":"hmac_sha256"},"timeout_ms":250}`, 200, `{"name":"mail","scope_id":"global","url":"` + at("/mail2") + `","timeout_ms":250,…`},
+		trade{"POST", "/v1/tools/mail/toggle?scope_id=global", `{"enabled":false}`, 200, `{"enabled":false,"name":"mail","scope_id":"global"}`},
+	)
+	kept := g.toolNamed("mail")
+	if kept.SecretID != first.SecretID || kept.Mask != first.Mask || kept.Effect != "idempotent" || kept.Enabled {
+		t.Errorf("after an update without a secret: %+v, was %+v", kept, first)
+	}
+	g.expect(opsKey,
+		trade{"POST", "/v1/tools", `{"name":"mail","scope_id":"agent:support_bot","url":"` + at("/own") + `","auth":{"type":"hmac_sha256","secret":"another_one"}}`, 200, `{"name":"mail","scope_id":"agent:support_bot",…`},
+		trade{"GET", "/v1/tools/mail?scope_id=agent:support_bot", "", 200, `{"name":"mail","scope_id":"agent:support_bot",…`},
+		trade{"POST", "/v1/tools", `{"name":"mail","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"rotated_text"}}`, 200, `{"name":"mail",…`},
+	)
+	if rotated := g.toolNamed("mail"); rotated.SecretID == first.SecretID || rotated.Mask != "***ext" {
+		t.Errorf("after a rotation: %+v", rotated)
+	}
+	for scope, want := range map[string]int{"": 3, "?scope_id=global": 3, "?scope_id=all": 4, "?scope_id=agent:support_bot": 1, "?scope_id=agent:x": 0} {
+		var list []struct{ Name string }
+		if g.get("/v1/tools"+scope, &list); len(list) != want {
+			t.Errorf("%s: %v, want %d", scope, list, want)
+		}
+	}
+	for _, c := range []trade{{"GET", "/v1/tools", "", 403, ""}, {"POST", "/v1/tools", "{}", 403, ""}, {"GET", "/v1/tools/mail", "", 403, ""},
+		{"DELETE", "/v1/tools/mail", "", 403, ""}, {"POST", "/v1/tools/mail/toggle", `{"enabled":true}`, 403, ""}} {
+		c.want = `{"detail":"Forbidden"}`
+		g.expect(botKey, c)
+	}
+	g.expect(freeKey, trade{"POST", "/v1/tools", `{"name":"more","url":"` + at("/more") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 403, `{"detail":{"error":"plan_limit","message":"FREE plan limit: max 1 tools"}}`})
+	g.expect(opsKey,
+		trade{"DELETE", "/v1/tools/mail?scope_id=global", "", 200, `{"deleted":"mail","ok":true,"scope_id":"global"}`},
+		trade{"DELETE", "/v1/tools/mail?scope_id=global", "", 404, `{"detail":{"error":"tool_not_found",…`},
+	)
+}
+
+type shownTool struct {
+	Enabled   bool
+	Effect    string
+	Price     float64 `json:"price_usd"`
+	HasSecret bool    `json:"has_secret"`
+	SecretID  string  `json:"secret_id"`
+	Mask      string  `json:"secret_mask"`
+	AuthType  string  `json:"auth_type"`
+}
+
+func (g *governed) toolNamed(name string) (shown shownTool) {
+	g.t.Helper()
+	g.get("/v1/tools/"+name, &shown)
+	return shown
+}
+
+func TestSecretsAreSealedAndOutliveARestart(t *testing.T) {
+	g := newGoverned(t, "")
+	const secret = "a_secret_that_stands_nowhere"
+	g.expect(opsKey, trade{"POST", "/v1/tools", `{"name":"mail","url":"http://127.0.0.1:9/mail","auth":{"type":"hmac_sha256","secret":"` + secret + `"}}`, 200, `{"name":"mail",…`})
+	was := g.toolNamed("mail")
+	g.stop()
+	files, err := os.ReadDir(g.dir)
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if data, err := os.ReadFile(filepath.Join(g.dir, f.Name())); err == nil && strings.Contains(string(data), secret) {
+			t.Errorf("the secret stands in %s", f.Name())
+		}
+	}
+	g = governedIn(t, g.dir, "")
+	if now := g.toolNamed("mail"); now != was {
+		t.Errorf("after a restart: %+v, was %+v", now, was)
+	}
+	g.stop()
+	if err := os.Remove(filepath.Join(g.dir, "seal.key")); err != nil {
+		t.Fatal(err)
+	}
+	g = governedIn(t, g.dir, "")
+	if lost := g.toolNamed("mail"); !lost.HasSecret || lost.Mask != "***" {
+		t.Errorf("without the key: %+v", lost)
+	}
+	g.expect(opsKey, trade{"POST", "/v1/ai/run", `{"agent_id":"x","tool":"mail","args":{}}`, 200, `{"ok":false,"allowed":false,"decision":"blocked",…`})
+}

@@ -36,6 +36,7 @@ type sidecar struct {
 	started     time.Time
 	store       *store.Embedded
 	mask        *hmac.Mask
+	seal        *store.Seal // of the secrets of tools set through the api
 	metrics     *metrics.Metrics
 	audit       *audit.Log
 	governor    *govern.Governor
@@ -91,6 +92,9 @@ func (s *sidecar) openStore(cfg *config.Config) error {
 	}
 	secret := s.store.Secret()
 	s.mask = hmac.NewMask(secret[:])
+	if s.seal, err = store.NewSeal(cfg.Store.SealKey, cfg.Store.Embedded.Dir); err != nil {
+		return errors.Join(err, s.store.Close(context.Background()))
+	}
 	if _, err := audit.MakeKey(cfg.Store.Embedded.Dir); err != nil {
 		return errors.Join(err, s.store.Close(context.Background()))
 	}

@@ -64,6 +64,9 @@ type Registry interface {
 	Tools() []Entry
 	Policies() []Entry
 	Put(ctx context.Context, kind Kind, spec []byte, who string) (Entry, error)
+	// PutTool registers a tool of this API's own, or changes the fields of one that spec names. An empty secret is the
+	// present one. The secret is kept sealed and never shown.
+	PutTool(ctx context.Context, name, scope string, spec map[string]json.RawMessage, secret, who string) error
 	Delete(ctx context.Context, kind Kind, name, scope, who string) error
 }
 

@@ -9,6 +9,9 @@ func (s *Server) governRoutes() map[string]methods {
 		"/v1/policies/{id}/from-template": {"POST": operators(s.applyTemplate)},
 		"/v1/agents/{id}":                 {"GET": s.getAgent},
 		"/v1/agents/{id}/logs":            {"GET": featured("agent_logs", s.agentLogs)},
+		"/v1/tools":                       {"GET": operators(s.listRegistered), "POST": operators(s.upsertTool)},
+		"/v1/tools/{name}":                {"GET": operators(s.getRegistered), "DELETE": operators(s.deleteRegistered)},
+		"/v1/tools/{name}/toggle":         {"POST": operators(s.toggleTool)},
 		"/v1/agents/{id}/metrics":         {"GET": featured("agent_metrics", s.agentMetrics)},
 	}
 }

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"unicode/utf8"
+
+	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/store"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+// sealedMember stands in a tool's entry beside the words of the configuration file. No file and no caller may write it.
+const sealedMember = "sealed"
+
+// toolEntry reads a tool that the api registered, with its secret. One that cannot be unsealed here leaves the tool
+// standing, and its calls are refused: the other tools go on.
+func (s *sidecar) toolEntry(e store.Entry) (tool.Config, error) {
+	members := map[string]json.RawMessage{}
+	if json.Unmarshal(e.Value, &members) != nil {
+		return config.ParseTool(e.Value)
+	}
+	return s.toolOf(e.Name, members)
+}
+
+// toolOf is toolEntry for the members of an entry.
+func (s *sidecar) toolOf(name string, members map[string]json.RawMessage) (tool.Config, error) {
+	plain := map[string]json.RawMessage{}
+	for k, v := range members {
+		if k != sealedMember {
+			plain[k] = v
+		}
+	}
+	spec, err := json.Marshal(plain)
+	if err != nil {
+		return tool.Config{}, err
+	}
+	c, err := config.ParseTool(spec)
+	if err != nil || members[sealedMember] == nil {
+		return c, err
+	}
+	var sealed string
+	_ = json.Unmarshal(members[sealedMember], &sealed)
+	c.Auth = &tool.AuthConfig{Type: "hmac_sha256"}
+	secret, err := s.seal.Open(name, sealed)
+	if err != nil {
+		s.log.Error("the secret of a tool cannot be unsealed; its calls are refused until it is set again", "tool", name, "error", err.Error())
+		c.Auth.Gone = true
+		return c, nil
+	}
+	c.Auth.Secrets = []string{string(secret)}
+	return c, nil
+}
+
+// PutTool changes the entry's fields that spec names, and its secret where one is given.
+func (b registry) PutTool(ctx context.Context, name, scope string, spec map[string]json.RawMessage, secret, who string) error {
+	b.s.editing.Lock()
+	defer b.s.editing.Unlock()
+	entry := store.Entry{Kind: store.ToolEntry, Name: entryName(name, scope), Source: "api"}
+	members := map[string]json.RawMessage{}
+	for _, e := range b.s.store.Entries() {
+		if e.Kind == entry.Kind && e.Name == entry.Name && e.Source == "api" {
+			_ = json.Unmarshal(e.Value, &members)
+		}
+	}
+	for field, value := range spec {
+		members[field] = value
+	}
+	members["name"], _ = json.Marshal(name)
+	members["scope"], _ = json.Marshal(scope)
+	if secret != "" {
+		members[sealedMember], _ = json.Marshal(b.s.seal.Seal(entry.Name, []byte(secret)))
+	}
+	c, err := b.s.toolOf(entry.Name, members)
+	if err != nil {
+		return &api.Invalid{Message: err.Error()}
+	}
+	if entry.Value, err = json.Marshal(members); err != nil {
+		return err
+	}
+	return b.putTool(ctx, entry, c, who)
+}
+
+// putTool has the tool hold if it makes a valid snapshot together with all others.
+func (b registry) putTool(ctx context.Context, entry store.Entry, c tool.Config, who string) error {
+	c.Source = "api"
+	t, err := b.s.cfg.Load().Rules().New(c)
+	if err != nil {
+		return &api.Invalid{Message: err.Error()}
+	}
+	tools, policies := b.current()
+	tools[entry.Name] = t
+	return b.hold(ctx, entry, values(tools), values(policies), who)
+}
+
+// secretOf names a tool's present secret without telling of it more than its end; nil where there is none.
+func (b registry) secretOf(t *tool.Tool) (id, mask *string) {
+	if t.Auth == nil {
+		return nil, nil
+	}
+	if len(t.Auth.Secrets) == 0 {
+		gone := "***"
+		return nil, &gone
+	}
+	secret := t.Auth.Secrets[0]
+	named := "sec_" + b.s.mask.Shown(sha256.Sum256([]byte("secret of " + entryName(t.Name, t.Scope) + "\x00" + secret)))[:8]
+	end := len(secret)
+	for range 3 {
+		_, n := utf8.DecodeLastRuneInString(secret[:end])
+		end -= n
+	}
+	masked := "***" + secret[end:]
+	return &named, &masked
+}
