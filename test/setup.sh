@@ -26,7 +26,7 @@ if [ -n "$missing" ]; then
 fi
 venv=$(dirname "$bin")/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/python" -c 'import requests' 2>/dev/null || "$venv/bin/pip" install -q --disable-pip-version-check requests==2.32.5
+"$venv/bin/python" -c 'import requests' 2>/dev/null || "$venv/bin/python" -m pip install -q --disable-pip-version-check requests==2.32.5
 
 # The clients of the matrix and the agents' frameworks. A stamp says which versions are there.
 install_clients() { # stamp, versions, command...
@@ -35,11 +35,11 @@ install_clients() { # stamp, versions, command...
 	[ "$(cat "$stamp" 2>/dev/null)" = "$versions" ] || { echo "installing $versions" && "$@" $versions >/dev/null && echo "$versions" >"$stamp"; }
 }
 install_clients "$venv/.clients" "httpx==0.28.1 aiohttp==3.14.5 openai-agents==0.24.0 langchain==1.4.7 langchain-core==1.7.2" \
-	"$venv/bin/pip" install -q --disable-pip-version-check
+	"$venv/bin/python" -m pip install -q --disable-pip-version-check
 node=$(dirname "$bin")/node
 mkdir -p "$node"
 [ -f "$node/package.json" ] || echo '{"private":true}' >"$node/package.json"
 case $(uname -m) in aarch64 | arm64) arch=arm64 ;; *) arch=x64 ;; esac
 install_clients "$node/.clients" "undici@7.30.2 axios@1.21.1 node-linux-$arch@26.10.0 @langchain/core@1.4.0 ai@7.0.173 zod@4.6.7" \
 	npm install --silent --no-audit --no-fund --no-update-notifier --prefix "$node"
-"$venv/bin/python" -c 'import onceonly, sys; sys.exit(onceonly.__version__ != "3.0.5")' 2>/dev/null || "$venv/bin/pip" install -q --disable-pip-version-check onceonly-sdk==3.0.5
+"$venv/bin/python" -c 'import onceonly, sys; sys.exit(onceonly.__version__ != "3.0.5")' 2>/dev/null || "$venv/bin/python" -m pip install -q --disable-pip-version-check onceonly-sdk==3.0.5
