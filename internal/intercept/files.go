@@ -111,8 +111,8 @@ func (o *Options) certify(key *ecdsa.PrivateKey) (*x509.Certificate, error) {
 
 // renew makes the CA's certificate anew. Called with mu held.
 func (ca *CA) renew(now time.Time) error {
+	var cert *x509.Certificate
 	var err error
-	cert := ca.cert
 	if ca.options.Memory {
 		cert, err = selfSign(ca.key, ca.options.Hosts, now)
 	} else {
