@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -45,6 +46,7 @@ func (j *Journal) run() {
 // take waits for the next batch; an empty one acknowledges the frame before. ok is false when all is written and Close waits.
 func (j *Journal) take(timer *time.Timer) (b *batch, ok bool) {
 	for {
+		runtime.Gosched() // whoever can run may append first: one sync for many
 		j.mu.Lock()
 		switch {
 		case j.broken != nil: // Open could not write
