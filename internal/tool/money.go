@@ -3,6 +3,7 @@ package tool
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -145,10 +146,15 @@ func (m Money) String() string {
 		sign, u = "-", -u
 	}
 	whole, frac := u/uint64(USD), u%uint64(USD)
-	if frac == 0 {
-		return fmt.Sprintf("%s%d", sign, whole)
+	b := strconv.AppendUint(append(make([]byte, 0, 32), sign...), whole, 10)
+	if frac > 0 {
+		b = append(b, '.')
 	}
-	return strings.TrimRight(fmt.Sprintf("%s%d.%06d", sign, whole, frac), "0")
+	for unit := uint64(USD) / 10; frac > 0; unit /= 10 {
+		b = append(b, byte('0'+frac/unit))
+		frac %= unit
+	}
+	return string(b)
 }
 
 // MarshalText is String.
