@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
@@ -42,12 +43,17 @@ type passage struct {
 
 func (g *Governor) open(r *Request) *passage {
 	g.running.Add(1)
-	return &passage{g: g, s: g.Snapshot(), r: r, rec: audit.Record{
+	p := passages.Get().(*passage)
+	*p = passage{g: g, s: g.Snapshot(), r: r, rec: audit.Record{
 		Time: r.Arrived.UTC(), AgentID: r.Agent, Tenant: r.Tenant, Route: string(r.Route), Method: r.Method,
 		RequestID: r.ID, RunID: r.RunID, Decision: string(Blocked), RiskLevel: string(policy.Low),
 		Outcome: dedup.NotSent.String(), SpendUSD: "0", Tool: r.Name, Host: r.Target.Authority,
 	}}
+	return p
 }
+
+// passages are those that have ended: one is large, and every request needs one.
+var passages = sync.Pool{New: func() any { return new(passage) }}
 
 // close is the deferred first line of the path: whatever happened, it leaves one record and an answer.
 func (p *passage) close(reply *Reply, panicked any) *Reply {
@@ -61,6 +67,10 @@ func (p *passage) close(reply *Reply, panicked any) *Reply {
 	}
 	if reply != nil {
 		reply.Risk, reply.Args, reply.Spend = p.rec.RiskLevel, p.rec.ArgsHash, p.rec.SpendUSD
+	}
+	if !p.handed && panicked == nil { // nobody else has it
+		*p = passage{}
+		passages.Put(p)
 	}
 	return reply
 }

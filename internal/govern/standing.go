@@ -14,7 +14,7 @@ import (
 // standing answers a request whose claim was not won: by what stands in its way.
 func (p *passage) standing(ctx context.Context) *Reply {
 	b := &p.begun
-	if b.Key != (dedup.Key{}) && b.Status != dedup.Reused {
+	if b.Key != (dedup.Key{}) && b.Status != dedup.Reused && (!p.keys.Applies || b.Key != p.keys.Identities[0].Key) {
 		p.rec.Key = p.g.Shown(b.Key) // the key under which the first call is listed
 	}
 	switch b.Status {
@@ -126,10 +126,10 @@ func (p *passage) delivered() func(bool) {
 	if p.tool == nil || !p.tool.Unregistered || !p.keys.Applies {
 		return nil
 	}
-	key, fence := p.begun.Key, p.begun.Fence
+	store, key, fence := p.g.Store, p.begun.Key, p.begun.Fence
 	return func(whole bool) {
 		if whole {
-			p.g.Store.Delivered(key, fence, lightWindow)
+			store.Delivered(key, fence, lightWindow)
 		}
 	}
 }
