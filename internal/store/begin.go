@@ -11,12 +11,15 @@ import (
 
 // Begin claims a call: see dedup.Store.
 func (e *Embedded) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	for read := (bodies{}); ; {
+	for read := (bodies)(nil); ; {
 		b, mine, commit, missing, err := e.begin(c, read)
 		switch {
 		case err != nil:
 			return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 		case len(missing) > 0: // read from the disk without the lock, and decide again
+			if read == nil {
+				read = bodies{}
+			}
 			if err := e.read(missing, read); err != nil {
 				return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 			}
