@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
 	"net"
@@ -48,12 +49,11 @@ func (s *Server) request(c *conn) *govern.Request {
 // newID is a request's id: 32 hex digits that no other request has. It is no secret.
 func newID() string {
 	var b [16]byte
-	for i, word := range [2]uint64{rand.Uint64(), rand.Uint64()} {
-		for j := range 8 {
-			b[8*i+j] = byte(word >> (8 * j))
-		}
-	}
-	return hex.EncodeToString(b[:])
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	var text [2 * len(b)]byte
+	hex.Encode(text[:], b[:])
+	return string(text[:])
 }
 
 // readHint reads the fields by which an agent speaks to the sidecar.
@@ -269,8 +269,10 @@ func (s *Server) ownHost(c *conn) bool {
 			return true
 		}
 	}
-	local := c.LocalAddr().String()
-	return local == c.head.host || bareHost(local) == host && !hasPort(c.head.hostRaw)
+	if c.local == "" {
+		c.local = c.LocalAddr().String()
+	}
+	return c.local == c.head.host || bareHost(c.local) == host && !hasPort(c.head.hostRaw)
 }
 
 func lowered(hosts []string) []string {

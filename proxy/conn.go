@@ -37,6 +37,7 @@ type conn struct {
 	head head // of the request being served, or of the refused one
 	memo memo
 
+	local    string   // its own address, once somebody has asked
 	under    net.Conn // what TLS runs over; without TLS, Conn itself
 	scheme   string   // https inside TLS
 	inside   string   // the authority of the tunnel this connection speaks in; "" for the listener's own
