@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
@@ -102,6 +104,7 @@ func (v *checker) policies() {
 	for i, entry := range v.Policies {
 		_, err := policy.New([]policy.Config{entry})
 		v.entry(fmt.Sprintf("policies[%d]", i), err)
+		v.named(fmt.Sprintf("policies[%d]", i), entry)
 	}
 	first := map[string]int{}
 	for i, entry := range v.Policies {
@@ -110,6 +113,33 @@ func (v *checker) policies() {
 			continue
 		}
 		first[entry.AgentID] = i
+	}
+}
+
+// named warns of rules about tools that are not registered: a misspelt one protects nothing. Tools may be registered
+// through the api later, and unregistered calls have names like POST:host, so it is no error.
+func (v *checker) named(key string, p policy.Config) {
+	var names []string
+	for _, t := range v.Tools {
+		names = append(names, t.Name)
+	}
+	odd := func(field, name string) {
+		if strings.HasSuffix(name, "*") || strings.Contains(name, ":") || slices.Contains(names, name) {
+			return
+		}
+		v.odd(key+"."+field, fmt.Sprintf("no tool %q is registered", name), didYouMean(name, names))
+	}
+	for i, name := range p.AllowedTools {
+		odd(fmt.Sprintf("allowed_tools[%d]", i), name)
+	}
+	for i, name := range p.BlockedTools {
+		odd(fmt.Sprintf("blocked_tools[%d]", i), name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.MaxCallsPerTool)) {
+		odd("max_calls_per_tool."+name, name)
+	}
+	for i, r := range p.PricingRules {
+		odd(fmt.Sprintf("pricing_rules[%d].tool", i), r.Tool)
 	}
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -70,6 +72,7 @@ func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
 	if err != nil {
 		return err
 	}
+	a.doubt(cmd.Context(), c, id)
 	var s agentState
 	path := "/admin/v1/agents/" + url.PathEscape(id) + "/" + verb
 	if err := c.call(cmd.Context(), "POST", path, map[string]string{"reason": reason}, &s); err != nil {
@@ -77,6 +80,22 @@ func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
 	}
 	_, err = fmt.Fprintf(a.stdout, "agent %s is %s\n", printable(s.AgentID), s.word())
 	return err
+}
+
+// doubt says on stderr when nobody is known by the id: a switch for a misspelt agent stops nobody.
+func (a *app) doubt(ctx context.Context, c *client, id string) {
+	var agents []agentState
+	if id == "*" || c.call(ctx, "GET", "/admin/v1/agents", nil, &agents) != nil {
+		return
+	}
+	known := make([]string, 0, len(agents))
+	for _, s := range agents {
+		if s.AgentID == id {
+			return
+		}
+		known = append(known, printable(s.AgentID))
+	}
+	fmt.Fprintf(a.stderr, "note: no agent of this configuration is called %s; known are %s. The switch is kept for when one is.\n", printable(id), strings.Join(known, ", "))
 }
 
 func (s *agentState) word() string {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -21,7 +23,7 @@ import (
 // switchboard is the kill switch as the api sees it.
 type switchboard struct{ s *sidecar }
 
-// Switches lists every agent that has a policy or is switched off, and the configured one.
+// Switches lists every agent that the configuration names, has a policy or is switched off.
 func (b switchboard) Switches() []api.Switch {
 	seen := map[string]bool{}
 	var list []api.Switch
@@ -29,7 +31,13 @@ func (b switchboard) Switches() []api.Switch {
 		seen[sw.Agent] = true
 		list = append(list, shownSwitch(sw))
 	}
-	names := []string{b.s.cfg.Load().Agent.ID}
+	cfg := b.s.cfg.Load()
+	names := append([]string{cfg.Agent.ID}, slices.Sorted(maps.Keys(cfg.Agent.ProxyUsers))...)
+	for _, k := range cfg.API.Keys {
+		if k.AgentID != "" {
+			names = append(names, k.AgentID)
+		}
+	}
 	for _, p := range b.s.governor.Snapshot().Policies.All() {
 		names = append(names, p.AgentID())
 	}
