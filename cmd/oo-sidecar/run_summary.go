@@ -15,7 +15,7 @@ import (
 
 // tally counts what a child's calls came to.
 type tally struct {
-	executed, replayed, refused, passed, unknown, unreached, tunnels int
+	executed, replayed, refused, unknown, unreached, tunnels int
 	reasons                                                          map[string]int  // of refusals
 	tools                                                            map[string]bool // with unknown outcomes
 }
