@@ -139,10 +139,17 @@ func (p *passage) refuseWith(d Decision, f *Refusal) *Reply {
 	return p.reply(&Reply{Status: f.Status, Refusal: f, Header: f.headers(), Body: f.Problem()})
 }
 
-// reply completes an answer with the terms that the record states.
+// reply completes an answer with the terms that the record states. A request id of the tool's own does not stand beside
+// ours, which says which audit record.
 func (p *passage) reply(r *Reply) *Reply {
 	r.Decision, r.Reason, r.Outcome, r.Key = Decision(p.rec.Decision), p.rec.PolicyReason, p.rec.Outcome, short(p.rec.Key)
-	h := append(r.Header, tool.Header{Name: "X-OnceOnly-Decision", Value: p.rec.Decision}, tool.Header{Name: "X-OnceOnly-Reason", Value: r.Reason})
+	h := make([]tool.Header, 0, len(r.Header)+5)
+	for _, f := range r.Header {
+		if !sameField(f.Name, "X-Request-Id") {
+			h = append(h, f)
+		}
+	}
+	h = append(h, tool.Header{Name: "X-OnceOnly-Decision", Value: p.rec.Decision}, tool.Header{Name: "X-OnceOnly-Reason", Value: r.Reason})
 	if r.Outcome != "" {
 		h = append(h, tool.Header{Name: "X-OnceOnly-Outcome", Value: r.Outcome})
 	}

@@ -58,22 +58,59 @@ func (p *passage) toTool(key string) []tool.Header {
 // replaced says whether the agent's header does not go to the tool as it is.
 func (p *passage) replaced(name string) bool {
 	switch {
-	case strings.EqualFold(name, "Accept-Encoding"):
+	case sameField(name, "Accept-Encoding"):
 		return true
-	case strings.EqualFold(name, "Idempotency-Key"):
+	case sameField(name, "Idempotency-Key"):
 		return !p.tool.Unregistered
-	case strings.EqualFold(name, "Content-Type"):
+	case sameField(name, "Content-Type"):
 		return p.tool.Body == tool.Envelope
 	}
-	if u := p.tool.UpstreamKey.Header; u != "" && strings.EqualFold(name, u) {
+	if u := p.tool.UpstreamKey.Header; u != "" && sameField(name, u) {
 		return true
 	}
 	for i := range p.tool.Headers {
-		if strings.EqualFold(name, p.tool.Headers[i].Name) {
+		if sameField(name, p.tool.Headers[i].Name) {
 			return true
 		}
 	}
-	return false
+	return p.tool.Auth != nil && p.proves(name)
+}
+
+// proves says whether the header is one by which a signed tool learns who calls: only the sidecar may say that.
+func (p *passage) proves(name string) bool {
+	switch {
+	case sameField(name, "X-Request-Id"), sameField(name, "traceparent"):
+		return true
+	case sameField(name, "tracestate"):
+		return p.trace() == ""
+	case p.tool.Auth.Scheme != hmac.StandardWebhooks:
+		return false
+	}
+	return sameField(name, hmac.WebhookID) || sameField(name, hmac.WebhookTimestamp) || sameField(name, hmac.WebhookSignature)
+}
+
+// sameField says whether two names may reach a tool's code as one: case is ignored, and servers that hand headers on as
+// variables read - as _.
+func sameField(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if folded(a[i]) != folded(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func folded(c byte) byte {
+	switch {
+	case c == '_':
+		return '-'
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	}
+	return c
 }
 
 func (p *passage) signable(a *Attempt, key string) *hmac.Call {
@@ -102,13 +139,11 @@ func (p *passage) whoCalls(n int) []tool.Header {
 	if p.r.RunID != "" {
 		h = append(h, tool.Header{Name: "X-OnceOnly-Run-Id", Value: p.r.RunID})
 	}
-	if !has(p.call.Header, "X-Request-Id") {
-		h = append(h, tool.Header{Name: "X-Request-Id", Value: p.r.ID})
+	trace := p.trace()
+	if trace == "" {
+		trace = newTrace()
 	}
-	if !has(p.call.Header, "traceparent") {
-		h = append(h, tool.Header{Name: "traceparent", Value: newTrace()})
-	}
-	return h
+	return append(h, tool.Header{Name: "X-Request-Id", Value: p.r.ID}, tool.Header{Name: "traceparent", Value: trace})
 }
 
 func has(headers []tool.Header, name string) bool {
@@ -118,6 +153,38 @@ func has(headers []tool.Header, name string) bool {
 		}
 	}
 	return false
+}
+
+// trace is the agent's own W3C trace, which the call continues; empty unless it sent exactly one that is well-formed.
+func (p *passage) trace() (found string) {
+	for i := range p.call.Header {
+		if !sameField(p.call.Header[i].Name, "traceparent") {
+			continue
+		}
+		if found != "" || !isTrace(p.call.Header[i].Value) {
+			return ""
+		}
+		found = p.call.Header[i].Value
+	}
+	return found
+}
+
+// isTrace says whether a traceparent is one of version 00 (W3C Trace Context, level 1, §3.2.2).
+func isTrace(v string) bool {
+	if len(v) != 55 || v[:3] != "00-" || v[35] != '-' || v[52] != '-' {
+		return false
+	}
+	trace, parent := v[3:35], v[36:52]
+	return isLowerHex(trace+parent+v[53:]) && strings.Trim(trace, "0") != "" && strings.Trim(parent, "0") != ""
+}
+
+func isLowerHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // newTrace begins a W3C trace (Trace Context, level 1), not sampled.
