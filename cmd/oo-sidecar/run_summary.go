@@ -16,8 +16,8 @@ import (
 // tally counts what a child's calls came to.
 type tally struct {
 	executed, replayed, refused, unknown, unreached, tunnels int
-	reasons                                                          map[string]int  // of refusals
-	tools                                                            map[string]bool // with unknown outcomes
+	reasons                                                  map[string]int  // of refusals
+	tools                                                    map[string]bool // with unknown outcomes
 }
 
 // tallied is a line of the audit, as far as the tally reads it.
