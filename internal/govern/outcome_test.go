@@ -27,11 +27,10 @@ const (
 // ending is one row of "What happens to a call": what the tool did, and per effect what the agent is told, what is
 // charged (calls in the hour, spend, calls of the tool) and what an equal call meets.
 type ending struct {
-	does                         string
-	act                          act
-	mutating, idempotent         [3]string
-	read, unregistered           [3]string
-	unregisteredIs, idempotentIs string // of the next call, where it is not as for mutating
+	does                 string
+	act                  act
+	mutating, idempotent [3]string
+	read, unregistered   [3]string
 }
 
 const (
