@@ -165,7 +165,7 @@ func TestAJobOutlivesTheSidecar(t *testing.T) {
 	g := next.finished("k")
 	// b was being sent: nobody can tell whether it ran, so nobody runs it again.
 	g.is(t, 200, map[string]any{"status": "failed", "error_code": "outcome_unknown"})
-	if !strings.Contains(g.text, `{"tool":"a","decision":"executed"`) || h.tool.calls("/a") != 1 || h.tool.calls("/b") != 1 || h.tool.calls("/c") != 0 {
+	if !strings.Contains(g.text, `{"tool":"a","decision":"executed"`) || !strings.Contains(g.text, `{"tool":"b","decision":"blocked","policy_reason":"outcome_unknown"`) || h.tool.calls("/a") != 1 || h.tool.calls("/b") != 1 || h.tool.calls("/c") != 0 {
 		t.Errorf("%s; %v", g.text, h.tool.bodies)
 	}
 }
