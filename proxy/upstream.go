@@ -14,7 +14,14 @@ import (
 
 // Upstream sends calls to tools. It implements govern.Sender: one attempt over HTTP/1.1 and nothing on its own account,
 // no retry, no redirect, no header that the attempt does not hold but Host and Content-Length.
-type Upstream struct{ routes atomic.Pointer[routes] }
+type Upstream struct {
+	// Snapshot tells which tools there are, so that calls that name none reach none. Set before the first call, or nil:
+	// then nobody looks.
+	Snapshot func() *govern.Snapshot
+
+	routes atomic.Pointer[routes]
+	tools  toolAddresses
+}
 
 // routes are the ways that calls may take under one configuration, and the connections made under it.
 type routes struct {
@@ -75,6 +82,9 @@ func (u *Upstream) Send(ctx context.Context, a *govern.Attempt) (*govern.Answer,
 	}
 	until := time.Now().Add(x.gap)
 	c, err := r.connect(ctx, a, until)
+	if err == nil {
+		err = u.admits(ctx, r, c, a)
+	}
 	if err != nil {
 		return nil, govern.Queued, err
 	}
@@ -83,7 +93,10 @@ func (u *Upstream) Send(ctx context.Context, a *govern.Attempt) (*govern.Answer,
 	if phase == govern.Dialled && c.used {
 		// Not one byte was taken, so this is still the same attempt: the connection had died since the look at it.
 		x.end(false, err)
-		if c, err = r.dial(ctx, a, until); err != nil {
+		if c, err = r.dial(ctx, a, until); err == nil {
+			err = u.admits(ctx, r, c, a)
+		}
+		if err != nil {
 			return nil, govern.Queued, err
 		}
 		x.again(ctx, c)

@@ -162,6 +162,7 @@ func (s *sidecar) listen() error {
 	if s.upstream, err = proxy.NewUpstream(cfg.Proxy, s.own()...); err != nil {
 		return err
 	}
+	s.upstream.Snapshot = s.governor.Snapshot
 	s.governor.Sender = s.upstream
 	if err := s.use(cfg); err != nil {
 		return err
