@@ -9,10 +9,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/activity"
 )
 
 const (
@@ -343,4 +346,138 @@ func TestSecretsAreSealedAndOutliveARestart(t *testing.T) {
 		t.Errorf("without the key: %+v", lost)
 	}
 	g.expect(opsKey, trade{"POST", "/v1/ai/run", `{"agent_id":"x","tool":"mail","args":{}}`, 200, `{"ok":false,"allowed":false,"decision":"blocked",…`})
+}
+
+func TestAccountUsageEventsAndMetrics(t *testing.T) {
+	g := newGoverned(t, "")
+	lock := trade{"POST", "/v1/check-lock", `{"key":"k1"}`, 200, `{"success":…`}
+	lease := trade{"POST", "/v1/ai/lease", `{"key":"l1"}`, 200, `{"ok":true,…`}
+	run := trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"charge","args":{"run_id":"run 1/x","n":1}}`, 200, `{"ok":true,…`}
+	g.expect(botKey, lock, lock, lease, lease, run, run)
+	g.expect(opsKey, trade{"POST", "/v1/check-lock", `{"key":"k2"}`, 200, `{"success":true,…`}, lock)
+	month, today := time.Now().UTC().Format("2006-01"), time.Now().UTC().Format(time.DateOnly)
+	g.expect(opsKey,
+		trade{"GET", "/v1/usage", "", 200, `{"plan":"agency","month":"` + month + `","usage":2,"limit":2000000,"requests_total_month":4,"blocked_total_month":0}`},
+		trade{"GET", "/v1/usage?kind=ai", "", 200, `{"plan":"agency","month":"` + month + `","usage":2,"limit":10000000,"requests_total_month":3,"blocked_total_month":0}`},
+		trade{"GET", "/v1/usage?kind=other", "", 422, `{"detail":[{"type":"enum",…`},
+		trade{"GET", "/v1/metrics?from_day=" + today + "&to_day=" + today, "", 200,
+			`[{"day":"` + today + `","checks_total":4,"locks_created":2,"duplicates_blocked":2,"rate_limited":0,"ai_acquired":1,"ai_completed":0,"ai_failed":0}]`},
+		trade{"GET", "/v1/metrics?from_day=yesterday", "", 422, `{"detail":[{"type":"date_from_datetime_parsing",…`},
+		trade{"GET", "/v1/metrics?from_day=2026-02-02&to_day=2026-02-01", "", 422, `{"detail":[{"type":"value_error",…`},
+		trade{"GET", "/v1/me", "", 200, `{"plan":"agency","key_preview":"once_live_****ests","email":null,"is_active":true,"current_period_end":null,"requests_total_all_time":6,"blocked_total_all_time":2,"email_notifications_enabled":true,…`},
+		trade{"POST", "/v1/me/notifications", `{}`, 422, `{"detail":[{"type":"value_error",…`},
+		trade{"POST", "/v1/me/notifications", `{"tool_error_notifications_enabled":"no"}`, 422, `{"detail":[{"type":"bool_type",…`},
+		trade{"POST", "/v1/me/notifications", `{"tool_error_notifications_enabled":false}`, 200,
+			`{"email_notifications_enabled":true,"tool_error_notifications_enabled":false,"run_failure_notifications_enabled":true}`},
+		trade{"POST", "/v1/agents/a/disable", `{"reason":"why"}`, 200, `{"agent_id":"a",…`},
+		trade{"GET", "/v1/events?limit=501", "", 422, `{"detail":[…`},
+		trade{"GET", "/v1/events?offset=-1", "", 422, `{"detail":[…`},
+	)
+	g.expect(botKey,
+		trade{"GET", "/v1/usage/all", "", 200, `{"plan":"agency","month":"` + month + `","make":{"usage":1,"limit":2000000,"requests_total_month":2,"blocked_total_month":0,"charged_total_month":0,"polling_total_month":0},"ai":{"usage":2,"limit":10000000,"requests_total_month":3,"blocked_total_month":0,"charged_total_month":2,"polling_total_month":1}}`},
+		trade{"POST", "/v1/me/notifications", `{"tool_error_notifications_enabled":true}`, 403, `{"detail":"Forbidden"}`},
+	)
+	g.expect(otherKey, trade{"GET", "/v1/events", "", 200, g.only("agent_disabled")})
+	if types := g.types(opsKey); types != "agent_disabled ai_acquired ai_in_progress duplicate duplicate locked locked tool_dedup tool_executed" {
+		t.Errorf("events: %s", types)
+	}
+	if types := g.types(botKey); types != "ai_acquired ai_in_progress duplicate locked tool_dedup tool_executed" {
+		t.Errorf("events of the agent's key: %s", types)
+	}
+	g.stop()
+	g = governedIn(t, g.dir, "")
+	g.expect(opsKey,
+		trade{"GET", "/v1/usage", "", 200, `{"plan":"agency","month":"` + month + `","usage":2,"limit":2000000,"requests_total_month":4,"blocked_total_month":0}`},
+		trade{"GET", "/v1/runs?q=run", "", 200, `{"total":1,"items":[{"run_id":"run 1/x",…`},
+		trade{"POST", "/v1/me/notifications", `{"run_failure_notifications_enabled":false}`, 200,
+			`{"email_notifications_enabled":true,"tool_error_notifications_enabled":false,"run_failure_notifications_enabled":false}`},
+	)
+}
+
+// only is the list of events with that one, whatever its time.
+func (g *governed) only(kind string) string {
+	_, text := g.ask(otherKey, "GET", "/v1/events", "")
+	if strings.Count(text, `"type":`) == 1 && strings.Contains(text, `"type":"`+kind+`"`) {
+		return text
+	}
+	return `only ` + kind
+}
+
+// types are the types of the events that the key sees, sorted.
+func (g *governed) types(key string) string {
+	g.t.Helper()
+	var list []struct{ Type string }
+	_, text := g.ask(key, "GET", "/v1/events?limit=100", "")
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		g.t.Fatal(text, err)
+	}
+	var types []string
+	for _, e := range list {
+		types = append(types, e.Type)
+	}
+	slices.Sort(types)
+	return strings.Join(types, " ")
+}
+
+func TestTimelines(t *testing.T) {
+	g := newGoverned(t, "")
+	g.expect(botKey,
+		trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"charge","args":{"run_id":"run x/y"}}`, 200, `{"ok":true,…`},
+		trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"nothing","args":{"run_id":"run fails"}}`, 404, `{"detail":{"error":"tool_not_found",…`},
+		trade{"POST", "/v1/events", `{"run_id":"run x/y","type":"note","step":"plan","message":"m","data":{"a":1},"duration_ms":5,"extra":[1],"ts":1}`, 200, `{"event_id":9,"ok":true,"run_id":"run x/y"}`},
+		trade{"POST", "/v1/events", `{"run_id":" ","type":"note"}`, 422, `{"detail":[{"type":"string_too_short",…`},
+		trade{"POST", "/v1/events", `{"run_id":"r"}`, 422, `{"detail":[{"type":"missing","loc":["body","type"],…`},
+		trade{"POST", "/v1/events", `{"run_id":"r","type":"t","data":[]}`, 422, `{"detail":[{"type":"dict_type",…`},
+		trade{"POST", "/v1/events", `{"run_id":"r","type":"t","agent_id":"other"}`, 403, `{"detail":"Forbidden"}`},
+		trade{"GET", "/v1/runs/unknown?limit=2000", "", 200, `{"run_id":"unknown","total":0,"events":[]}`},
+		trade{"GET", "/v1/runs?limit=501", "", 422, `{"detail":[…`},
+	)
+	g.expect(opsKey, trade{"POST", "/v1/events", `{"run_id":"run x/y","type":"secret","agent_id":"other"}`, 200, `{"event_id":10,…`})
+	var line struct {
+		Total  int
+		Events []struct {
+			ID                            int
+			Type, Status, Message, Source string
+			Agent                         string `json:"agent_id"`
+		}
+	}
+	g.get("/v1/runs/run%20x%2Fy?limit=200&offset=0", &line)
+	var told []string
+	for _, e := range line.Events {
+		told = append(told, e.Source+" "+e.Type+" "+e.Status)
+	}
+	if got := strings.Join(told, ", "); got != "client note , server run_started started, server tool_call start, server tool_result executed, server run_finished completed, client secret " {
+		t.Errorf("the timeline is %s", got)
+	}
+	_, text := g.ask(botKey, "GET", "/v1/runs/run%20x%2Fy?limit=1&offset=1", "")
+	if !strings.HasPrefix(text, `{"run_id":"run x/y","total":5,"events":[{"id":1,"run_id":"run x/y","ts":`) || strings.Contains(text, "secret") {
+		t.Errorf("the agent sees %s", text)
+	}
+	g.expect(otherKey, trade{"GET", "/v1/runs", "", 200, `{"total":0,"items":[]}`})
+	var runs struct {
+		Total int
+		Items []struct {
+			RunID  string `json:"run_id"`
+			Status string `json:"last_status"`
+			Count  int    `json:"events_count"`
+		}
+	}
+	g.get("/v1/runs?q=run%20f", &runs)
+	if runs.Total != 1 || runs.Items[0].RunID != "run fails" || runs.Items[0].Status != "failed" || runs.Items[0].Count != 4 {
+		t.Errorf("%+v", runs)
+	}
+}
+
+func TestTheFreePlanStopsAndOthersGoOn(t *testing.T) {
+	g := newGoverned(t, "")
+	for range 1000 {
+		g.store.Book().Add(activity.Event{Tenant: "frugal", Type: "duplicate"}, time.Now())
+		g.store.Book().Add(activity.Event{Tenant: "default", Type: "duplicate"}, time.Now())
+	}
+	g.expect(freeKey,
+		trade{"POST", "/v1/check-lock", `{"key":"k"}`, 402, `{"detail":{"error":"payment_required","highlights":"Plan limit reached","plan":"free","limit":1000,"usage":1000,"upgrade_url":""}}`},
+		trade{"POST", "/v1/ai/lease", `{"key":"k"}`, 200, `{"ok":true,"status":"acquired",…`},
+		trade{"GET", "/v1/usage", "", 200, `{"plan":"free","month":"` + time.Now().UTC().Format("2006-01") + `","usage":1000,"limit":1000,"requests_total_month":1001,"blocked_total_month":1}`},
+	)
+	g.expect(opsKey, trade{"POST", "/v1/check-lock", `{"key":"k"}`, 200, `{"success":true,…`})
 }

@@ -50,8 +50,9 @@ type sidecar struct {
 	ca          atomic.Pointer[intercept.CA] // nil while interception is off
 	keyPath     string                       // of the operator key made here; empty when the configuration has one
 	draining    atomic.Bool
-	introducing sync.Mutex // held while identity is made
-	editing     sync.Mutex // held while entries change: one change at a time is judged against all others
+	waitingAt   atomic.Int64 // when that records cannot be written was last said; Unix, ns
+	introducing sync.Mutex   // held while identity is made
+	editing     sync.Mutex   // held while entries change: one change at a time is judged against all others
 
 	ctx       context.Context // of the calls; ended when drain is over
 	abandon   context.CancelFunc
@@ -67,12 +68,10 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 	if err := s.openStore(cfg); err != nil {
 		return nil, err
 	}
-	s.audit = audit.NewLog(s.store.Record, func(err error) {
-		s.metrics.AuditError()
-		s.log.Error("an audit record could not be written", "error", err.Error())
-	})
+	s.audit = audit.NewLog(s.store.Record, s.unrecorded)
+	s.audit.Change, s.audit.Scarce = s.store.Change, s.store.Scarce
 	s.governor = &govern.Governor{
-		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Meter: s.metrics, Limits: cfg.Limits,
+		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: s.metrics, Limits: cfg.Limits,
 		Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
 	}
 	s.store.OnSwitch(s.switched)
@@ -108,6 +107,15 @@ func (s *sidecar) openStore(cfg *config.Config) error {
 func (s *sidecar) disabled(agent string) bool {
 	_, off := s.store.Disabled(agent)
 	return off
+}
+
+// unrecorded counts an audit record that could not be written when it was due, and says so at most once in ten seconds.
+func (s *sidecar) unrecorded(err error) {
+	s.metrics.AuditError()
+	now, told := time.Now().UnixNano(), s.waitingAt.Load()
+	if now-told > int64(10*time.Second) && s.waitingAt.CompareAndSwap(told, now) {
+		s.log.Error("audit records cannot be written; as many as memory allows wait for the store", "error", err.Error())
+	}
 }
 
 // switched follows the kill switch.
@@ -158,6 +166,7 @@ func (s *sidecar) listen() error {
 		if *l.to, err = net.Listen("tcp", l.address); err != nil {
 			return fmt.Errorf("%s: %w; is another sidecar running, or is the port taken? Choose another address in the configuration", l.key, err)
 		}
+		*l.to = listen.Patient(*l.to, s.log)
 	}
 	if s.upstream, err = proxy.NewUpstream(cfg.Proxy, s.own()...); err != nil {
 		return err
@@ -171,7 +180,7 @@ func (s *sidecar) listen() error {
 		return err
 	}
 	s.proxy, err = proxy.New(cfg.Proxy, int(cfg.Limits.HeaderBytes), proxy.Backend{
-		Govern: s.governor.Govern, Refuse: s.governor.Refuse, Snapshot: s.governor.Snapshot,
+		Govern: s.governor.Govern, Refuse: s.governor.Refuse, RefuseEarly: s.governor.RefuseEarly, Snapshot: s.governor.Snapshot,
 		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled, Unused: s.governor.Unused, Probe: s.probed,
 		Certificate: func(host string) (*tls.Certificate, error) { return s.ca.Load().Certificate(host) },
 		Dial: func(ctx context.Context, authority string) (net.Conn, error) {
@@ -184,6 +193,7 @@ func (s *sidecar) listen() error {
 	if err != nil {
 		return err
 	}
+	s.proxy.Conns = listen.Share(proxyFiles, proxy.MaxConns)
 	s.serveAPI()
 	s.serveHealth()
 	return nil
@@ -214,6 +224,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Audit, s.api.Walk = s.query, s.walk
+	s.api.UseBook(s.store.Book())
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce
@@ -242,6 +253,14 @@ func (s *sidecar) notDraining() error {
 // after some seconds, so there are more than any agent's pool needs.
 const apiConnections = 2048
 
+// Of 32 open files that the process may have, how many each listener's connections may take. Every agent's connection may
+// need another one to a tool; what is left is for the store and its journal.
+const (
+	proxyFiles  = 12
+	apiFiles    = 4
+	healthFiles = 1
+)
+
 // start serves. What it returns is told when a listener fails.
 func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
@@ -251,7 +270,7 @@ func (s *sidecar) start() <-chan error {
 			failed <- fmt.Errorf("proxy listener: %w", err)
 		}
 	}()
-	for i, l := range []net.Listener{listen.Limit(s.listeners.api, apiConnections), listen.Limit(s.listeners.health, 64)} {
+	for i, l := range []net.Listener{listen.Limit(s.listeners.api, listen.Share(apiFiles, apiConnections)), listen.Limit(s.listeners.health, listen.Share(healthFiles, 64))} {
 		go func() {
 			if err := s.servers[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
@@ -294,7 +313,9 @@ func (s *sidecar) settle() {
 // close flushes and closes what newSidecar and listen opened.
 func (s *sidecar) close(ctx context.Context) error {
 	if s.audit != nil {
-		s.audit.Close(ctx)
+		if lost := s.audit.Close(ctx); lost > 0 {
+			s.log.Error("requests leave no audit record, because the store took none", "requests", lost)
+		}
 	}
 	for _, l := range []net.Listener{s.listeners.proxy, s.listeners.api, s.listeners.health} {
 		if l != nil {

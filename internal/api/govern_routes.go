@@ -12,6 +12,14 @@ func (s *Server) governRoutes() map[string]methods {
 		"/v1/tools":                       {"GET": operators(s.listRegistered), "POST": operators(s.upsertTool)},
 		"/v1/tools/{name}":                {"GET": operators(s.getRegistered), "DELETE": operators(s.deleteRegistered)},
 		"/v1/tools/{name}/toggle":         {"POST": operators(s.toggleTool)},
+		"/v1/me":                          {"GET": s.me},
+		"/v1/me/notifications":            {"POST": operators(s.notifications)},
+		"/v1/usage":                       {"GET": s.usage},
+		"/v1/usage/all":                   {"GET": s.usageAll},
+		"/v1/metrics":                     {"GET": s.dayMetrics},
+		"/v1/events":                      {"GET": s.listEvents, "POST": s.postEvent},
+		"/v1/runs":                        {"GET": s.listTimelines},
+		"/v1/runs/{id}":                   {"GET": s.getTimeline},
 		"/v1/agents/{id}/metrics":         {"GET": featured("agent_metrics", s.agentMetrics)},
 	}
 }

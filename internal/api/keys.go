@@ -25,12 +25,16 @@ type Key struct {
 	Namespace string
 	Plan      string
 
-	digest [sha256.Size]byte
-	rate   *bucket // nil: no limit
+	preview string // what /v1/me shows of it
+	digest  [sha256.Size]byte
+	rate    *bucket // nil: no limit
 }
 
 // Keyring knows keys by their SHA-256 only. It is not changed once made.
-type Keyring struct{ keys []Key }
+type Keyring struct {
+	keys    []Key
+	limited func(*Key) // hears of requests above a rate; set by UseKeys
+}
 
 // NewKeyring makes a keyring of the configured keys.
 func NewKeyring(configs []KeyConfig) (*Keyring, error) {
@@ -48,7 +52,7 @@ func NewKeyring(configs []KeyConfig) (*Keyring, error) {
 			return nil, fmt.Errorf("api key %q: %w", c.Name, err)
 		}
 		ring.keys = append(ring.keys, Key{Name: c.Name, Role: role, AgentID: c.AgentID, Namespace: or(c.Namespace, "default"),
-			Plan: or(c.Plan, "agency"), digest: sha256.Sum256([]byte(c.Key)), rate: rate})
+			Plan: or(c.Plan, "agency"), preview: preview(c.Key), digest: sha256.Sum256([]byte(c.Key)), rate: rate})
 	}
 	return ring, nil
 }
@@ -87,6 +91,9 @@ func (ring *Keyring) authenticate(w http.ResponseWriter, r *http.Request, now ti
 	}
 	if wait := key.rate.take(now); wait > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(int64((wait+time.Second-1)/time.Second)))
+		if ring.limited != nil {
+			ring.limited(key)
+		}
 		fail(w, http.StatusTooManyRequests, problem{Error: "rate_limited", Message: "this key's rate is used up"})
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/activity"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/lease"
@@ -42,7 +43,8 @@ type Server struct {
 
 	// Walk visits what a query selects of the audit, oldest first, without holding it all.
 	Walk              func(context.Context, audit.Query, func(audit.Row) error) error
-	StrictPolicyTools bool // policies may name registered tools only
+	Book              *activity.Book // what callers did: see UseBook
+	StrictPolicyTools bool           // policies may name registered tools only
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
@@ -50,7 +52,10 @@ type Server struct {
 }
 
 // UseKeys makes ring what the next requests are judged by.
-func (s *Server) UseKeys(ring *Keyring) { s.keys.Store(ring) }
+func (s *Server) UseKeys(ring *Keyring) {
+	ring.limited = func(k *Key) { s.note(&Notice{Time: time.Now(), By: k, Type: "rate_limited"}) }
+	s.keys.Store(ring)
+}
 
 // action serves a request whose key has been found good.
 type action func(w http.ResponseWriter, r *http.Request, by *Key)

@@ -47,4 +47,6 @@ func (q *Query) first(s Source) uint64 {
 }
 
 // Each visits what the query selects, oldest first, and reads nothing that is older than From.
-func (q *Query) Each(s Source, visit func(Row) error) error { return q.Walk(s.Entries(q.first(s)), visit) }
+func (q *Query) Each(s Source, visit func(Row) error) error {
+	return q.Walk(s.Entries(q.first(s)), visit)
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/activity"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/journal"
 )
@@ -47,7 +48,8 @@ type Embedded struct {
 	running  atomic.Int64  // claims without an end, for Reserve
 	switches atomic.Pointer[map[string]Switch]
 
-	leases *leases // of clients, with a lock of their own
+	leases *leases        // of clients, with a lock of their own
+	book   *activity.Book // of what callers did, with a lock of its own
 
 	editing sync.Mutex // one change of entries at a time; taken before mu
 
@@ -76,6 +78,7 @@ func OpenEmbedded(opt Options) (*Embedded, error) {
 		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(),
 	}
 	e.switches.Store(&map[string]Switch{})
+	e.book = activity.New(e.noteActivity)
 	if err := e.open(); err != nil {
 		e.index.close()
 		return nil, fmt.Errorf("open the store in %s: %w", opt.Config.Dir, err)
@@ -182,6 +185,7 @@ const largeAnswer = 64 << 10
 // Close records what is still running as unknown, writes everything and gives the directory up. When ctx ends first it
 // returns its error and the rest happens in the background.
 func (e *Embedded) Close(ctx context.Context) error {
+	e.book.Flush()
 	e.mu.Lock()
 	if !e.closed {
 		e.closed = true
@@ -215,6 +219,16 @@ func (e *Embedded) Append(record []byte, wait bool) error {
 	}
 	return c.Wait(context.Background())
 }
+
+// Change appends a change that the sidecar itself tells of. It is taken also where space is short, or while the disk takes
+// nothing: then it is written first. It does not wait for the disk.
+func (e *Embedded) Change(c *audit.Change) error {
+	_, err := e.j.Append(journal.Entry{Kind: audit.KindChange, Fact: c.Append(nil), Must: true})
+	return err
+}
+
+// Scarce says that the space that is left is for claims and outcomes.
+func (e *Embedded) Scarce() bool { return e.j.Scarce() }
 
 // Journal is the journal below, for queries of the audit.
 func (e *Embedded) Journal() *journal.Journal { return e.j }

@@ -17,6 +17,8 @@ const (
 	kindDeliver journal.Kind = 35 // an answer reached its caller whole: the window is shorter
 	kindSwitch  journal.Kind = 36
 	kindEntry   journal.Kind = 37 // a policy or a tool
+
+	kindActivity journal.Kind = 48 // counts, an event, a line of a run: see package activity
 )
 
 // callFact is what claims, ends and carried calls say.

@@ -27,6 +27,8 @@ func (e *Embedded) fold(st journal.Stored) error {
 		}
 	case kindEntry:
 		err = e.foldEntry(&st)
+	case kindActivity:
+		err = e.book.Fold(st.Fact)
 	case kindLock, kindLease, kindEndedLease:
 		err = e.foldLeases(&st)
 	}
@@ -113,6 +115,7 @@ func (e *Embedded) carry(before uint64, emit func(journal.Entry)) error {
 	if err := e.relocate(moved); err != nil {
 		return err
 	}
+	e.book.Carry(func(fact []byte) { emit(journal.Entry{Kind: kindActivity, Fact: fact, Must: true}) })
 	return e.carryLeases(before, emit)
 }
 
