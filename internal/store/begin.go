@@ -40,7 +40,8 @@ func (e *Embedded) begin(c *dedup.Claim, read bodies) (b dedup.Begun, mine *call
 	defer e.mu.Unlock()
 	now := e.now()
 	l := lookup{e: e, read: read}
-	found, guards := l.identities(c.Keys), l.keys(c.Guards)
+	var few [2]dedup.State
+	found, guards := l.identities(few[:0], c.Keys), l.keys(c.Guards)
 	if len(l.missing) > 0 {
 		return b, nil, nil, l.missing, nil
 	}

@@ -97,11 +97,11 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-func (l *lookup) identities(keys []dedup.Identity) []dedup.State {
-	states := make([]dedup.State, len(keys))
-	for i, id := range keys {
+// identities appends to states, which usually have their room in the caller's frame.
+func (l *lookup) identities(states []dedup.State, keys []dedup.Identity) []dedup.State {
+	for _, id := range keys {
 		h := l.hit(id.Key)
-		states[i] = h.state(id.Key, id.Print)
+		states = append(states, h.state(id.Key, id.Print))
 	}
 	return states
 }
