@@ -190,7 +190,9 @@ func TestWhatToolsAnswer(t *testing.T) {
 		{"declined", say(402, `{"error":"card_declined"}`), "", "tool_error"},
 		{"missing", say(404, ``), "", "tool_error"},
 		{"broken", say(500, `boom`), "", "tool_error"},
-		{"moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.test/", http.StatusFound) }, "", "tool_error"},
+		{"moved", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.test/", http.StatusFound)
+		}, "", "tool_error"},
 		{"cut", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, `{"half":`)
