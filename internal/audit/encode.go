@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -12,8 +13,15 @@ import (
 // maxText bounds every string of a record, in bytes: an agent chooses some of them and must not fill the disk with one.
 const maxText = 1024
 
+// Of what an agent chooses for nobody but itself, and of what is said of a refusal, less is kept.
+const (
+	maxChosen = 128 // run_id, tool, method, host, force_new
+	maxDetail = 256
+)
+
 // Append appends the record as it is kept in the journal: one line of JSON without Seq and without empty members.
-// Strings longer than 1024 bytes are cut and end in "…".
+// Strings longer than 1024 bytes are cut and end in "…"; run_id, tool, method, host and force_new are cut at 128 bytes,
+// detail at 256.
 func (r *Record) Append(dst []byte) []byte {
 	e := encoder{buf: append(dst, '{'), first: true}
 	r.members(&e)
@@ -31,7 +39,7 @@ func (r *Record) AppendExport(dst []byte) []byte {
 func (r *Record) members(e *encoder) {
 	e.time("ts", r.Time)
 	e.text("agent_id", r.AgentID)
-	e.text("tool", r.Tool)
+	e.cut("tool", r.Tool, maxChosen)
 	e.text("decision", r.Decision)
 	e.text("policy_reason", r.PolicyReason)
 	e.text("risk_level", r.RiskLevel)
@@ -42,20 +50,20 @@ func (r *Record) members(e *encoder) {
 	e.text("outcome", r.Outcome)
 	e.int("upstream_status", r.UpstreamStatus)
 	e.text("spend_usd", r.SpendUSD)
-	e.text("run_id", r.RunID)
+	e.cut("run_id", r.RunID, maxChosen)
 	e.text("request_id", r.RequestID)
 	e.millis("duration_ms", r.DurationMS)
 
 	e.empty = false
 	e.text("tenant", r.Tenant)
 	e.text("route", r.Route)
-	e.text("method", r.Method)
-	e.text("host", r.Host)
+	e.cut("method", r.Method, maxChosen)
+	e.cut("host", r.Host, maxChosen)
 	e.text("rule", r.Rule)
 	e.text("shadow_reason", r.ShadowReason)
-	e.text("detail", r.Detail)
+	e.cut("detail", r.Detail, maxDetail)
 	e.text("first_request_id", r.FirstID)
-	e.text("force_new", r.ForceNew)
+	e.cut("force_new", r.ForceNew, maxChosen)
 	e.text("fail_open", r.FailOpen)
 	e.text("guarantee", r.Guarantee)
 	e.int("count", r.Count)
@@ -136,12 +144,15 @@ func (e *encoder) name(name string) {
 	e.buf = append(e.buf, '"', ':')
 }
 
-func (e *encoder) text(name, v string) {
+func (e *encoder) text(name, v string) { e.cut(name, v, maxText) }
+
+// cut writes at most so many bytes of v.
+func (e *encoder) cut(name, v string, most int) {
 	if v == "" && !e.empty {
 		return
 	}
 	e.name(name)
-	e.buf = appendText(e.buf, v)
+	e.buf = appendCut(e.buf, v, most)
 }
 
 func (e *encoder) uint(name string, v uint64) {
@@ -223,14 +234,19 @@ func appendTime(b []byte, t time.Time) []byte {
 
 func appendTwo(b []byte, n int) []byte { return append(b, byte('0'+n/10), byte('0'+n%10)) }
 
+const cutMark = "…"
+
 const hexDigits = "0123456789abcdef"
 
 // appendText appends s as a JSON string on one line that is also safe inside HTML and JavaScript.
 // Bytes that are no UTF-8 become U+FFFD.
-func appendText(dst []byte, s string) []byte {
-	cut := len(s) > maxText
+func appendText(dst []byte, s string) []byte { return appendCut(dst, s, maxText) }
+
+// appendCut is appendText of at most so many bytes of s; what was cut already is not cut again.
+func appendCut(dst []byte, s string, most int) []byte {
+	cut := len(s) > most && !(len(s) <= most+len(cutMark) && strings.HasSuffix(s, cutMark))
 	if cut {
-		s = s[:runeStart(s, maxText)]
+		s = s[:runeStart(s, most)]
 	}
 	dst = append(dst, '"')
 	start := 0
@@ -260,7 +276,7 @@ func appendText(dst []byte, s string) []byte {
 	}
 	dst = append(dst, s[start:]...)
 	if cut {
-		dst = append(dst, "…"...)
+		dst = append(dst, cutMark...)
 	}
 	return append(dst, '"')
 }

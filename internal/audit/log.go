@@ -8,50 +8,50 @@ import (
 	"time"
 )
 
-// An agent's refusals above sharedAbove in one window share one record with their count.
-const (
-	sharedAbove = 100
-	window      = time.Second
-)
-
 // Write hands an encoded record to whatever keeps it. It may not keep the bytes after it has returned.
 type Write func(ctx context.Context, record []byte) error
 
 // Log takes the records of requests whose record is not written by the store in the same step as an outcome:
-// refusals, replays, reads and tunnels. Its methods may be called from many goroutines.
+// refusals, replays, reads and tunnels. While the store takes none it keeps them in memory, up to a bound, writes them
+// first when it does again, and has the trail say how many were lost. Its methods may be called from many goroutines.
 type Log struct {
-	write  Write
-	failed func(error) // called for every record that could not be written
+	Change func(*Change) error // writes what the log says of itself, also where little space is left; may be nil
+	Scarce func() bool         // the space that is left is for claims and outcomes; may be nil
 
-	mu      sync.Mutex
-	started time.Time           // of the window; guarded by mu
-	agents  map[string]refusals // of the window; guarded by mu
-	flush   *time.Timer         // pending while a shared record waits; guarded by mu
-	closed  bool                // nothing waits any more; guarded by mu
+	write   Write
+	failed  func(error) // called for every record that could not be written at once
+	backlog backlog
+
+	flushing sync.Mutex // held while what the timer took is written; taken before mu
+
+	mu       sync.Mutex
+	agents   map[string]*refusals // guarded by mu
+	flush    *time.Timer          // pending while a shared record waits; guarded by mu
+	flushAt  time.Time            // guarded by mu
+	closed   bool                 // nothing is shared any more; guarded by mu
+	scarce   bool                 // the last answer of Scarce; guarded by mu
+	scarceAt time.Time            // when it was asked; guarded by mu
 }
 
-// refusals is what one agent was refused in one window.
-type refusals struct {
-	count  int
-	shared *Record // nil until count passes sharedAbove
-}
-
-// NewLog makes a log that writes through write and tells failed, which may be nil, what could not be written.
+// NewLog makes a log that writes through write and tells failed, which may be nil, of each record that had to wait in
+// memory or was lost. Change and Scarce are set before the first record.
 func NewLog(write Write, failed func(error)) *Log {
 	if failed == nil {
 		failed = func(error) {}
 	}
-	return &Log{write: write, failed: failed, agents: map[string]refusals{}}
+	return &Log{write: write, failed: failed, agents: map[string]*refusals{}}
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
-// Append writes the record, or adds it to the one that its agent's refusals share, which is written within a second.
+// Append writes the record, or adds it to the one that its agent's refusals share, which is written within a minute.
 func (l *Log) Append(r *Record) {
 	ctx := context.Background() // a record is written also when its request has gone
 	if r.Decision == "blocked" {
 		shared, due := l.share(r)
-		l.put(ctx, due...)
+		if due != nil {
+			l.put(ctx, due)
+		}
 		if shared {
 			return
 		}
@@ -59,102 +59,112 @@ func (l *Log) Append(r *Record) {
 	l.put(ctx, r)
 }
 
-// Close writes what waits. Records appended later are written at once.
-func (l *Log) Close(ctx context.Context) {
+// Close writes what waits and returns how many requests leave no record, because the store takes none. Records appended
+// later are written at once.
+func (l *Log) Close(ctx context.Context) (lost int64) {
 	l.mu.Lock()
 	l.closed = true
-	due := l.take()
+	if l.flush != nil {
+		l.flush.Stop()
+		l.flush = nil
+	}
+	due := l.take(time.Time{})
 	l.mu.Unlock()
 	l.put(ctx, due...)
+	l.flushing.Lock() // the timer may have taken some before
+	defer l.flushing.Unlock()
+	return l.abandon(ctx)
 }
 
-func (l *Log) put(ctx context.Context, records ...*Record) {
-	for _, r := range records {
-		b := buffers.Get().(*[]byte)
-		*b = r.Append((*b)[:0])
-		if err := l.write(ctx, *b); err != nil {
-			l.failed(err)
-		}
-		buffers.Put(b)
-	}
-}
-
-// share counts a refusal, says whether it went into a shared record, and returns the records of a window that is over.
-func (l *Log) share(r *Record) (shared bool, due []*Record) {
+// share counts a refusal, says whether it went into a shared record, and returns the agent's shared record of a window
+// that is over.
+func (l *Log) share(r *Record) (shared bool, due *Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return false, nil
 	}
 	now := time.Now()
-	if now.Sub(l.started) >= window {
-		due = l.take()
-		l.started = now
+	a := l.agent(r.AgentID, now)
+	due = a.due(now)
+	if !a.share(now, l.short(now)) {
+		return false, due
 	}
-	a := l.agents[r.AgentID]
-	a.count++
-	if a.count > sharedAbove {
-		a.shared = merge(a.shared, r)
-		l.arm(now)
-	}
-	l.agents[r.AgentID] = a
-	return a.shared != nil, due
+	a.shared = merge(a.shared, r)
+	l.arm(now, a.until)
+	return true, due
 }
 
-// arm sees to it that shared records are written when the window is over, also when no request comes any more.
-func (l *Log) arm(now time.Time) {
-	if l.flush != nil {
-		return
+// agent is what is remembered of an agent. Call it with mu held.
+func (l *Log) agent(id string, now time.Time) *refusals {
+	a := l.agents[id]
+	if a == nil {
+		if len(l.agents) >= maxAgents {
+			l.forget(now)
+		}
+		a = &refusals{}
+		l.agents[id] = a
 	}
-	l.flush = time.AfterFunc(window-now.Sub(l.started), func() {
-		l.mu.Lock()
-		due := l.take()
-		l.mu.Unlock()
-		l.put(context.Background(), due...)
-	})
+	return a
 }
 
-// take ends the window and returns its shared records by agent. The caller holds mu.
-func (l *Log) take() []*Record {
+// forget makes room for other agents: those that are quiet go, and if all are busy those without a shared record. Call
+// it with mu held.
+func (l *Log) forget(now time.Time) {
+	maps.DeleteFunc(l.agents, func(_ string, a *refusals) bool { return a.idle(now) })
+	if len(l.agents) >= maxAgents {
+		maps.DeleteFunc(l.agents, func(_ string, a *refusals) bool { return a.shared == nil })
+	}
+}
+
+// short asks, once a second, whether space is short. Call it with mu held.
+func (l *Log) short(now time.Time) bool {
+	if l.Scarce != nil && now.Sub(l.scarceAt) >= time.Second {
+		l.scarce, l.scarceAt = l.Scarce(), now
+	}
+	return l.scarce
+}
+
+// arm sees to it that shared records are written when their window is over, also when no request comes any more. Call
+// it with mu held.
+func (l *Log) arm(now, until time.Time) {
 	if l.flush != nil {
+		if !until.Before(l.flushAt) {
+			return
+		}
 		l.flush.Stop()
-		l.flush = nil
 	}
+	l.flushAt = until
+	l.flush = time.AfterFunc(until.Sub(now), l.flushed)
+}
+
+func (l *Log) flushed() {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	l.mu.Lock()
+	now := time.Now()
+	due := l.take(now)
+	l.flush = nil
+	for _, a := range l.agents {
+		if a.shared != nil {
+			l.arm(now, a.until)
+		}
+	}
+	l.mu.Unlock()
+	l.put(context.Background(), due...)
+}
+
+// take returns the shared records whose window is over at now, or all if now is zero, by agent. Call it with mu held.
+func (l *Log) take(now time.Time) []*Record {
 	var due []*Record
-	for _, agent := range slices.Sorted(maps.Keys(l.agents)) {
-		if r := l.agents[agent].shared; r != nil {
+	for _, id := range slices.Sorted(maps.Keys(l.agents)) {
+		a := l.agents[id]
+		if now.IsZero() {
+			a.until = now
+		}
+		if r := a.due(now); r != nil {
 			due = append(due, r)
 		}
 	}
-	clear(l.agents)
-	l.started = time.Time{}
 	return due
-}
-
-// merge adds a refusal to a shared record: what all have in common stays, what differs goes, the first one's time and
-// request id stand for all.
-func merge(shared, r *Record) *Record {
-	if shared == nil {
-		first := *r
-		first.Count = 1
-		return &first
-	}
-	keep(&shared.Tool, r.Tool, "")
-	keep(&shared.PolicyReason, r.PolicyReason, "several")
-	keep(&shared.RiskLevel, r.RiskLevel, "high")
-	for _, m := range [...][2]*string{
-		{&shared.ArgsHash, &r.ArgsHash}, {&shared.Key, &r.Key}, {&shared.RunID, &r.RunID}, {&shared.Tenant, &r.Tenant},
-		{&shared.Route, &r.Route}, {&shared.Method, &r.Method}, {&shared.Host, &r.Host}, {&shared.Rule, &r.Rule},
-		{&shared.Detail, &r.Detail}, {&shared.ForceNew, &r.ForceNew},
-	} {
-		keep(m[0], *m[1], "")
-	}
-	shared.Count++
-	return shared
-}
-
-func keep(shared *string, other, otherwise string) {
-	if *shared != other {
-		*shared = otherwise
-	}
 }

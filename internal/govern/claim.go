@@ -105,6 +105,9 @@ func (p *passage) unclaimed(err error) *Reply {
 	if !p.tool.FailOpen {
 		return p.refuse("store_unavailable", "The store takes no new claims, and this tool's calls need one.")
 	}
+	if p.tool.Effect == tool.Read && p.g.Audited != nil && !p.g.Audited() {
+		return p.refuse("store_unavailable", "The store takes no entries, and no more audit records can wait for it in memory.")
+	}
 	p.g.Meter.FailOpen("store")
 	p.g.Log(slog.LevelWarn, "a call runs without a claim: the store takes none and the tool is on_store_error: allow", "tool", p.name, "request_id", p.r.ID, "error", err.Error())
 	p.rec.FailOpen, p.rec.Guarantee, p.rec.Attempt, p.rec.SpendUSD = "store", "none", 1, p.cost.String()

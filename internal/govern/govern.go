@@ -27,6 +27,7 @@ type Governor struct {
 	Sender   Sender
 	Disabled func(agent string) bool // the kill switch, asked several times in a request's life
 	Record   func(*audit.Record)     // appends a record that no claim carries
+	Audited  func() bool             // false while records are lost: nothing runs without a claim then; nil: never
 	Shown    func(dedup.Key) string  // the HMAC under which a key may be seen, 64 hex digits
 	Meter    Meter
 	Log      func(level slog.Level, msg string, args ...any)

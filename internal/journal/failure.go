@@ -113,7 +113,7 @@ func (j *Journal) explain(err error) error {
 	case errors.Is(err, ErrUnavailable):
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		what = "no space left on " + j.opt.Dir + "; make room, it goes on by itself"
+		what = "no space left on " + j.opt.Dir + "; free space in it or shorten store.embedded.retention, it goes on by itself"
 	case errors.Is(err, syscall.EROFS):
 		what = "read-only file system at " + j.opt.Dir + "; remount it, it goes on by itself"
 	case errors.Is(err, syscall.EIO):

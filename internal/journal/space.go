@@ -40,15 +40,31 @@ func (j *Journal) space(size int64) error {
 	}
 	need := j.opt.Reserve() + spaceMargin + size
 	if j.room.left < need {
-		return fmt.Errorf("%w: no space left on %s: %d bytes are free and %d are needed so that running calls can end; make room, it goes on by itself",
-			ErrUnavailable, j.opt.Dir, max(j.room.left, 0), need)
+		return fmt.Errorf("%w: no space left on %s: %d bytes are free and %d are needed so that running calls can end; free space in %s or shorten store.embedded.retention, it goes on by itself",
+			ErrUnavailable, j.opt.Dir, max(j.room.left, 0), need, j.opt.Dir)
 	}
 	need += j.queued
 	if j.opt.MaxBytes > 0 && j.used()+need > j.opt.MaxBytes {
-		return fmt.Errorf("%w: %s holds %d of at most %d bytes (store.embedded.max_bytes), and %d are needed so that running calls can end",
+		return fmt.Errorf("%w: %s holds %d of at most %d bytes (store.embedded.max_bytes), and %d are needed so that running calls can end; raise store.embedded.max_bytes, or shorten store.embedded.retention",
 			ErrUnavailable, j.opt.Dir, j.used(), j.opt.MaxBytes, need)
 	}
 	return nil
+}
+
+// Scarce says that the last sixteenth of MaxBytes is being used, or the last 16 MiB of the disk (less under a small
+// MaxBytes), or that no entries are taken at all: what is left is for claims and outcomes. It costs next to nothing.
+func (j *Journal) Scarce() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closing || j.broken != nil || j.measure() != nil {
+		return true
+	}
+	share, need := j.opt.MaxBytes/16, j.opt.Reserve()+spaceMargin
+	few := int64(16 << 20)
+	if share > 0 {
+		few = min(few, share)
+	}
+	return j.room.left < need+few || j.opt.MaxBytes > 0 && j.used()+j.queued+need+share > j.opt.MaxBytes
 }
 
 // used is how many bytes the segments take. Call it with mu held.
