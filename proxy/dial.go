@@ -132,6 +132,20 @@ func writtenIn(t *tool.Tool, authority string) bool {
 		slices.ContainsFunc(t.Matches, func(m tool.Match) bool { return m.Authority == authority })
 }
 
+// Judge says what can be said without asking DNS about a call of t, nil for none, to the target: an error that wraps
+// govern.ErrDestination when it may not go there. known is false when that depends on what its name is looked up as.
+func (d *Dialer) Judge(target tool.Target, t *tool.Tool) (known bool, err error) {
+	to, err := d.place(target.Authority, t, target.Scheme == "http" && holdsSecret(t))
+	if err != nil {
+		return true, err
+	}
+	if !to.fixed {
+		return false, nil
+	}
+	_, err = d.judged(context.Background(), to) // an address or one of proxy.resolve: nobody is asked
+	return true, err
+}
+
 // open connects to the place. peer is who was reached, the zero value when that is behind a corporate proxy.
 func (d *Dialer) open(ctx context.Context, to place) (conn net.Conn, peer netip.AddrPort, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)

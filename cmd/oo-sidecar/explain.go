@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,7 +37,13 @@ type asked struct {
 func newExplain(a *app) *cobra.Command {
 	var q asked
 	cmd := &cobra.Command{
-		Use: "explain METHOD URL", Short: "Say what would happen to a call; send nothing", Args: cobra.ExactArgs(2),
+		Use: "explain METHOD URL", Short: "Say what would happen to a call; send nothing",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return fmt.Errorf("explain takes a method and a URL: %s explain METHOD URL [flags]", cmd.Root().Name())
+			}
+			return nil
+		},
 		Long: "Walk a request through gate, tool, policy and key exactly as serve would, and print what each says.\n" +
 			"URL is a tool's address, or /tools/NAME. Nothing is sent and nothing is recorded; entries that the api changed\n" +
 			"in a running sidecar are not seen, only the configuration file's.",
@@ -77,7 +84,36 @@ func (a *app) explain(ctx context.Context, q asked) error {
 	}
 	mask, note := explainMask(cfg)
 	e := snapshot.Explain(r, func(k dedup.Key) string { return mask.Shown(k) }, func(string) bool { return false })
-	return a.printExplanation(&e, note)
+	unsure, err := judgeDestination(cfg, &e)
+	if err != nil {
+		return err
+	}
+	return a.printExplanation(&e, note, unsure)
+}
+
+// judgeDestination refuses what the proxy would not dial. unsure says that only a look-up of the name could tell.
+func judgeDestination(cfg *config.Config, e *govern.Explanation) (unsure string, err error) {
+	if e.Refusal != nil {
+		return "", nil
+	}
+	var own []netip.AddrPort
+	for _, listen := range []string{cfg.Proxy.Listen, cfg.API.Listen, cfg.Health.Listen} {
+		if a, err := netip.ParseAddrPort(listen); err == nil {
+			own = append(own, a)
+		}
+	}
+	dialer, err := proxy.NewDialer(cfg.Proxy, own...)
+	if err != nil {
+		return "", err
+	}
+	known, denied := dialer.Judge(e.Target, e.Tool)
+	switch {
+	case denied != nil:
+		e.Refusal = govern.NewRefusal("destination_denied", denied.Error())
+	case !known:
+		return ", if its address may be reached", nil
+	}
+	return "", nil
 }
 
 // body is the text of -d, or the content of the file that it names.
@@ -202,7 +238,7 @@ func (a *app) printRefusal(f *govern.Refusal) error {
 }
 
 // printExplanation writes one line for each thing that counted.
-func (a *app) printExplanation(e *govern.Explanation, note string) error {
+func (a *app) printExplanation(e *govern.Explanation, note, unsure string) error {
 	w := bufio.NewWriter(a.stdout)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-11s %s\n", name, printable(fmt.Sprintf(format, args...)))
@@ -223,9 +259,9 @@ func (a *app) printExplanation(e *govern.Explanation, note string) error {
 		line("refused", "%d %s: %s", e.Refusal.Status, e.Refusal.Code, e.Refusal.Detail)
 		line("hint", "%s", e.Refusal.Hint)
 	case e.Tool != nil:
-		explainRequest(line, e)
+		explainRequest(line, e, unsure)
 	default:
-		line("would send", "%s %s as it is: no tool, so no lists, caps, key or signature", e.Method, e.Target)
+		line("would send", "%s %s as it is%s: no tool, so no lists, caps, key or signature", e.Method, e.Target, unsure)
 	}
 	return w.Flush()
 }
@@ -241,7 +277,9 @@ func explainTool(line printer, e *govern.Explanation) {
 }
 
 func explainKey(line printer, e *govern.Explanation, note string) {
-	line("arguments", "%s: %s", e.Call.Form, e.Call.Canonical)
+	if e.Call.Form != "" {
+		line("arguments", "%s: %s", e.Call.Form, e.Call.Canonical)
+	}
 	for _, h := range e.Call.Headers {
 		verb := "does not count"
 		if h.Counts {
@@ -258,8 +296,8 @@ func explainKey(line printer, e *govern.Explanation, note string) {
 	line("price", "$%s", e.Cost)
 }
 
-func explainRequest(line printer, e *govern.Explanation) {
-	line("would send", "%s %s", e.Method, e.Target)
+func explainRequest(line printer, e *govern.Explanation, unsure string) {
+	line("would send", "%s %s%s", e.Method, e.Target, unsure)
 	for _, h := range e.Header {
 		line("", "%s: %s", h.Name, secretly(h))
 	}

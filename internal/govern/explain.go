@@ -45,7 +45,13 @@ func (s *Snapshot) Explain(r *Request, shown func(dedup.Key) string, disabled fu
 		return e
 	}
 	e.Cost, e.Key = p.cost, p.rec.Key
-	e.Call, _ = dedup.Explain(&p.call)
+	var err error
+	if e.Call, err = dedup.Explain(&p.call); err != nil && e.Call.Why == "" {
+		e.Call.Why = err.Error()
+		if reply == nil {
+			e.Call.Why += "; it is sent each time, because nobody registered what it is"
+		}
+	}
 	for _, h := range p.toTool("oo_…") {
 		if has(p.tool.Headers, h.Name) {
 			h.Value = hidden
