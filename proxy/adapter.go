@@ -98,6 +98,12 @@ func (s *Server) judge(ctx *fasthttp.RequestCtx, c *conn, r *govern.Request, ear
 		h.close = true
 		return s.Refuse(r, "bad_request", "The request was understood in two ways.")
 	}
+	return s.judgeHead(c, r)
+}
+
+// judgeHead is what the wire refuses for the head's sake; of the body it knows how much came.
+func (s *Server) judgeHead(c *conn, r *govern.Request) *govern.Reply {
+	h := &c.head
 	if s.draining.Load() {
 		return s.Refuse(r, "draining", "")
 	}

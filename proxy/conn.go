@@ -44,7 +44,9 @@ type conn struct {
 	agent    string   // of the tunnel, identified by its CONNECT
 	run      string   // of the tunnel, for requests that name none
 	guest    string   // the child of `run` whose connection or tunnel this is
-	asked    bool     // a request came, or what was refused as one
+	small    int64    // of the server's budgets, held for the body that is being read
+	large    int64
+	asked    bool // a request came, or what was refused as one
 	began    time.Time
 	readBy   time.Time // the read deadline, zero when there is none
 	writeBy  time.Time
@@ -61,6 +63,13 @@ func newConn(s *Server, c net.Conn) *conn {
 // Read gives fasthttp the next judged bytes. After a refusal it has been answered already and all that is left is EOF.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.gate.read(c, p)
+	if c.gate.unasked && err == nil {
+		c.gate.unasked = false
+		if !c.s.admit(c) {
+			return 0, io.EOF
+		}
+		err = asError(c.hold(c.head.length))
+	}
 	if f, ok := errors.AsType[*fault](err); ok {
 		c.gate.phase = refused
 		c.s.refuse(c, f)
@@ -75,6 +84,7 @@ func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 // Close is called when fasthttp is through with the connection and holds nothing for it any more. It goes on as a tunnel
 // then, if that is what it has become.
 func (c *conn) Close() error {
+	c.release()
 	if next := c.next; next != nil {
 		c.next = nil
 		next()

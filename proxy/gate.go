@@ -20,12 +20,13 @@ const (
 
 // gate is the state of reading one connection: which bytes of its buffer were judged and what must come next.
 type gate struct {
-	phase phase
-	clear int   // bytes at buf[r:] that were judged and may be handed on
-	left  int64 // of the body or the chunk, CRLF included, that did not come yet
-	body  int64 // bytes of the request's body so far
-	limit int64 // most bytes of the request's body
-	taken bool  // fasthttp has handed the request to the handler
+	phase   phase
+	clear   int   // bytes at buf[r:] that were judged and may be handed on
+	left    int64 // of the body or the chunk, CRLF included, that did not come yet
+	body    int64 // bytes of the request's body so far
+	limit   int64 // most bytes of the request's body
+	unasked bool  // some of the body is still to come, and nobody has asked whether it may
+	taken   bool  // fasthttp has handed the request to the handler
 }
 
 // read hands on judged bytes, judging more when there are none. It never returns bytes of two requests at once.
@@ -78,6 +79,7 @@ func (g *gate) readHead(c *conn) error {
 	if c.head.length > g.limit {
 		return tooLarge(g.limit)
 	}
+	g.unasked = c.head.chunked || int64(c.w-c.r-n) < c.head.length
 	if c.head.hostRaw == "" && !c.head.http10 { // a CONNECT: fasthttp reads none without Host
 		c.head.hostRaw = c.head.target
 		n += c.insert(n-len("\r\n"), "Host: "+c.head.target+"\r\n")

@@ -40,6 +40,9 @@ func (g *gate) step(c *conn) (progress bool, err error) {
 	if g.body += size; g.body > g.limit {
 		return false, tooLarge(g.limit)
 	}
+	if f := c.hold(g.body); f != nil {
+		return false, f
+	}
 	g.clear += n
 	g.phase, g.left = inChunk, size+2
 	return true, nil

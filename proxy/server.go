@@ -22,7 +22,7 @@ import (
 
 // Bounds of the listener.
 const (
-	maxConns        = 8192     // connections at once; one more is told 503 and closed
+	MaxConns        = 8192     // connections at once, at most; one more is told 503 and closed
 	passthroughBody = 64 << 20 // of requests to hosts that are no tools: prompts carry pictures
 	bodyBuffer      = 64 << 10 // a request body up to this size is copied out of a pooled buffer, a larger one taken
 )
@@ -33,6 +33,9 @@ type Backend struct {
 	Govern func(context.Context, *govern.Request) *govern.Reply
 	// Refuse answers a request that the wire refuses itself, and leaves its record.
 	Refuse func(r *govern.Request, code, detail string) *govern.Reply
+	// RefuseEarly refuses a request whose head alone decides that, and leaves its record; its body is still to come. nil
+	// is no answer: the request goes to Govern when it is whole. A nil function decides nothing.
+	RefuseEarly func(r *govern.Request) *govern.Reply
 	// Snapshot is what one request sees of registry and hosts.
 	Snapshot func() *govern.Snapshot
 	// Identity says who may ask; swapped whole on reload.
@@ -60,6 +63,7 @@ type Backend struct {
 // Server is the proxy listener: forward proxy, tunnels and /tools/{name}.
 type Server struct {
 	Backend
+	Conns       int                      // connections at once, MaxConns unless set before Serve
 	settings    atomic.Pointer[settings] // swapped whole by Use
 	headerBytes int
 
@@ -69,6 +73,8 @@ type Server struct {
 	base     context.Context  // of the calls; set by Serve
 	told     sparing
 	draining atomic.Bool
+	small    budget        // of the first bytes of bodies that are being read
+	large    budget        // of the others
 	running  atomic.Int64  // requests being served, tunnels included
 	idle     chan struct{} // told when running falls to 0 while draining
 
@@ -84,7 +90,7 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 		return nil, errors.New("limits.header_bytes: less than 1KiB leaves no room for ordinary requests")
 	}
 	s := &Server{
-		Backend: b, headerBytes: headerBytes,
+		Backend: b, Conns: MaxConns, headerBytes: headerBytes,
 		idle: make(chan struct{}, 1), conns: map[*conn]struct{}{}, tunnels: map[*tunnel]struct{}{}, base: context.Background(),
 	}
 	if err := s.Use(c); err != nil {
@@ -100,7 +106,7 @@ func New(c Config, headerBytes int, b Backend) (*Server, error) {
 func (s *Server) reader(sparing bool) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler: s.handle, ErrorHandler: s.misread, ExpectHandler: s.expect,
-		Concurrency:           2 * maxConns, // the listener counts
+		Concurrency:           2 * MaxConns, // the listener counts
 		ReadBufferSize:        s.headerBytes + 512,
 		WriteBufferSize:       256,         // what fasthttp writes goes nowhere
 		MaxRequestBodySize:    math.MaxInt, // the gate counts
@@ -224,7 +230,7 @@ func closedIsEOF(err error) error {
 func (s *Server) remember(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.conns) >= maxConns {
+	if len(s.conns) >= s.Conns {
 		return false
 	}
 	s.conns[c] = struct{}{}
@@ -243,6 +249,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	s.enter()
 	defer s.leave()
 	c.gate.taken = true
+	c.release()
 	r := s.request(c)
 	defer s.rescue(ctx, c, r)
 	if reply := s.judge(ctx, c, r, false); reply != nil {
@@ -311,16 +318,41 @@ func (s *Server) expect(ctx *fasthttp.RequestCtx) int {
 	r := s.request(c)
 	defer s.rescue(ctx, c, r)
 	if reply := s.judge(ctx, c, r, true); reply != nil {
-		c.gate.phase = refused
-		c.head.close = true
-		c.reply(s.base, reply, true)
-		c.linger()
+		s.turnAway(c, reply)
 		return reply.Status
 	}
 	if c.send([]byte("HTTP/1.1 100 Continue\r\n\r\n")) != nil {
 		return fasthttp.StatusBadRequest
 	}
 	return fasthttp.StatusContinue
+}
+
+// admit says whether a request whose body is still to come may send it. If not, it was answered: nobody waits for, or
+// keeps, the body of a request that is refused whatever it holds.
+func (s *Server) admit(c *conn) (admitted bool) {
+	s.enter()
+	defer s.leave()
+	r := s.request(c)
+	defer s.rescue(nil, c, r)
+	reply := s.judgeHead(c, r)
+	if reply == nil && s.RefuseEarly != nil {
+		reply = s.RefuseEarly(r)
+	}
+	if reply == nil {
+		return true
+	}
+	s.turnAway(c, reply)
+	return false
+}
+
+// turnAway answers a request whose body is not read any more, and leaves the connection to be closed.
+func (s *Server) turnAway(c *conn, reply *govern.Reply) {
+	c.gate.phase = refused
+	c.head.close = true
+	c.release()
+	if c.reply(s.base, reply, true); c.failed == nil {
+		c.linger()
+	}
 }
 
 // refuse answers a request that the gate stopped, and leaves the connection to be closed.
@@ -333,8 +365,5 @@ func (s *Server) refuse(c *conn, f *fault) {
 			s.Log(slog.LevelError, "refusing a request made the sidecar panic", "request_id", r.ID, "panic", fmt.Sprint(x))
 		}
 	}()
-	c.head.close = true
-	if c.reply(s.base, s.Refuse(r, f.code, f.detail), true); c.failed == nil {
-		c.linger()
-	}
+	s.turnAway(c, s.Refuse(r, f.code, f.detail))
 }

@@ -25,7 +25,7 @@ import (
 var statuses = map[string]int{
 	"bad_request": 400, "tool_not_registered": 403, "browser_request_denied": 403, "destination_denied": 403, "agent_disabled": 403,
 	"not_found": 404, "method_not_allowed": 405, "proxy_auth_required": 407, "request_too_large": 413, "expectation_failed": 417,
-	"headers_too_large": 431, "internal": 500, "not_supported": 501, "upstream_unreachable": 502, "draining": 503,
+	"headers_too_large": 431, "internal": 500, "not_supported": 501, "upstream_unreachable": 502, "draining": 503, "overloaded": 503,
 }
 
 // rig is a listener with a stand-in for the governor behind it, which remembers what reaches it.
@@ -120,6 +120,12 @@ func (g *rig) parts() Backend {
 			f := &govern.Refusal{Status: statuses[code], Code: code, Detail: detail, Instance: r.ID}
 			return &govern.Reply{Status: f.Status, Refusal: f, Body: f.Problem(), Reason: code, Decision: govern.Blocked,
 				Header: []tool.Header{{Name: "Content-Type", Value: "application/problem+json"}, {Name: "X-OnceOnly-Reason", Value: code}}}
+		},
+		RefuseEarly: func(r *govern.Request) *govern.Reply {
+			if r.Name != "nosuch" {
+				return nil
+			}
+			return g.Refuse(r, "tool_not_registered", "")
 		},
 		Snapshot: func() *govern.Snapshot { return &g.snapshot },
 		Identity: func() *Identity { return &g.identity },
