@@ -150,9 +150,6 @@ func (g *governed) get(path string, into any) {
 	}
 }
 
-// described holds an answer against the OpenAPI description.
-func described(*testing.T, *http.Request, *http.Response, string) {}
-
 func TestPoliciesOverTheAPI(t *testing.T) {
 	g := newGoverned(t, `policies: [{agent_id: filed, template: strict, anomaly: disable}]`)
 	g.expect(opsKey,
