@@ -213,6 +213,22 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// TestAWaiterHoldsNoPlace: only a call that runs keeps one.
+func TestAWaiterHoldsNoPlace(t *testing.T) {
+	in(t, oneTool(func(c *tool.Config) { c.MaxInFlight = 2 }), func(w *world) {
+		gate := make(chan struct{})
+		w.stage.then(at(gate, answers(200, "a")))
+		all := w.together(five(named("t", "1"))...)
+		start := time.Now()
+		w.ask(named("t", "2")).want(t, "200 executed ok done")
+		if time.Since(start) > 0 {
+			t.Error("waiters kept the place from another call")
+		}
+		close(gate)
+		all()
+	})
+}
+
 func TestAPlaceIsWaitedFor(t *testing.T) {
 	in(t, oneTool(func(c *tool.Config) { c.MaxInFlight, c.Timeout = 2, time.Minute }), func(w *world) {
 		gate := make(chan struct{})

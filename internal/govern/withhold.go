@@ -1,6 +1,8 @@
 package govern
 
 import (
+	"bytes"
+	"encoding/base64"
 	"net/url"
 	"strings"
 
@@ -34,7 +36,7 @@ func (p *passage) withhold(headers []tool.Header) {
 }
 
 // appendSecrets appends what of an injected header must not be seen: its value, or the part of it behind a scheme such
-// as Bearer, and how a URL spells that.
+// as Bearer, what Basic encodes there, and how a URL spells each.
 func appendSecrets(hidden []string, h *tool.Header) []string {
 	if negotiates(h.Name) {
 		return hidden
@@ -47,12 +49,41 @@ func appendSecrets(hidden []string, h *tool.Header) []string {
 		return hidden
 	}
 	hidden = append(hidden, secret)
-	for _, spelt := range []string{url.QueryEscape(secret), url.PathEscape(secret)} {
-		if spelt != secret {
-			hidden = append(hidden, spelt)
+	hidden = appendSpelt(hidden, secret)
+	if pair, err := base64.StdEncoding.DecodeString(secret); err == nil && len(h.Value) > 6 && strings.EqualFold(h.Value[:6], "Basic ") {
+		user, password, _ := strings.Cut(string(pair), ":")
+		if password == "" {
+			password = user // as some services want their keys
+		}
+		for _, plain := range []string{string(pair), password} {
+			if len(plain) >= leastSecret {
+				hidden = appendSpelt(append(hidden, plain), plain)
+			}
 		}
 	}
 	return hidden
+}
+
+// appendSpelt appends how URLs spell the secret where that differs, with escapes in either case.
+func appendSpelt(hidden []string, secret string) []string {
+	for _, spelt := range []string{url.QueryEscape(secret), url.PathEscape(secret)} {
+		if spelt != secret {
+			hidden = append(hidden, spelt, lowerEscapes(spelt))
+		}
+	}
+	return hidden
+}
+
+// lowerEscapes writes %2F as %2f and leaves everything else.
+func lowerEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i:], bytes.ToLower(b[i:i+3]))
+			i += 2
+		}
+	}
+	return string(b)
 }
 
 // negotiates says whether a header says how to talk and not who talks: a tool's Content-Type may well repeat it.
