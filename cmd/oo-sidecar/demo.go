@@ -24,7 +24,7 @@ func newDemo(a *app) *cobra.Command {
 		Use: "demo", Short: "Show the whole story on one screen", Args: cobra.NoArgs,
 		Long: "Run a real sidecar and a small payment tool on free loopback ports with a store of their own in a temporary\n" +
 			"directory, make some calls, and remove it all again. Nothing else is touched.",
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context(), demoConfig) },
 	}
 }
 
@@ -42,7 +42,7 @@ policies:
 `
 
 // demo is the story: executed, replayed, over budget, switched off, verified.
-func (a *app) demo(ctx context.Context) error {
+func (a *app) demo(ctx context.Context, text string) error {
 	dir, err := os.MkdirTemp("", "oo-sidecar-demo-")
 	if err != nil {
 		return exit{1, err}
@@ -54,7 +54,7 @@ func (a *app) demo(ctx context.Context) error {
 	}
 	defer tool.server.Close()
 	file := filepath.Join(dir, "oo-sidecar.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, demoConfig, filepath.Join(dir, "store"), tool.address), 0o600); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, text, filepath.Join(dir, "store"), tool.address), 0o600); err != nil {
 		return exit{1, err}
 	}
 	cfg, _, err := config.Load(file, nil, nil)
@@ -122,21 +122,33 @@ type story struct {
 }
 
 func (st *story) tell(ctx context.Context) error {
-	st.call(ctx, "1. first call, $0.50", 9999)
-	st.call(ctx, "2. the same call again", 9999)
-	st.call(ctx, "   another call, $0.50", 5000)
-	st.call(ctx, "3. a third one: budget is $1.00", 7000)
+	st.call(ctx, "1. first call, $0.50", 9999, scene{200, "executed", `{"charge":"ch_1"}`, 1})
+	st.call(ctx, "2. the same call again", 9999, scene{200, "dedup", `{"charge":"ch_1"}`, 1})
+	st.call(ctx, "   another call, $0.50", 5000, scene{200, "executed", `{"charge":"ch_2"}`, 2})
+	st.call(ctx, "3. a third one: budget is $1.00", 7000, scene{429, "blocked", "max_spend_usd_per_day_exceeded", 2})
 	if st.err != nil {
 		return st.err
 	}
 	if _, err := (switchboard{st.s}).Disable(ctx, "demo-agent", "demo", "demo"); err != nil {
 		return err
 	}
-	st.call(ctx, "4. kill switch, then any call", 1)
+	st.call(ctx, "4. kill switch, then any call", 1, scene{403, "blocked", "agent_disabled", 2})
 	return st.err
 }
 
-func (st *story) call(ctx context.Context, what string, amount int) {
+// scene is what a step of the story comes to.
+type scene struct {
+	status   int
+	decision string
+	gist     string
+	charges  int64 // that the tool has taken until then
+}
+
+func (s scene) String() string {
+	return fmt.Sprintf("%d %-8s %s (the tool ran %d times)", s.status, s.decision, s.gist, s.charges)
+}
+
+func (st *story) call(ctx context.Context, what string, amount int, want scene) {
 	if st.err != nil {
 		return
 	}
@@ -158,7 +170,11 @@ func (st *story) call(ctx context.Context, what string, amount int) {
 		st.err = err
 		return
 	}
-	fmt.Fprintf(st.out, "%-35s %d %-8s %s (the tool ran %d times)\n", what, resp.StatusCode, resp.Header.Get("X-OnceOnly-Decision"), gist(body), st.tool.charges.Load())
+	got := scene{resp.StatusCode, resp.Header.Get("X-OnceOnly-Decision"), gist(body), st.tool.charges.Load()}
+	fmt.Fprintf(st.out, "%-35s %s\n", what, got)
+	if got != want {
+		st.err = fmt.Errorf("the demo went wrong: this step should have come to: %s", want)
+	}
 }
 
 // gist is an answer in a few words: a refusal's code, or the body itself.
