@@ -98,7 +98,7 @@ func (m *Metrics) makeRequests() {
 func (m *Metrics) makeState() {
 	m.storeErrors = m.counters("store_errors_total", "Steps of the store that failed.", "op")
 	m.storeErrors.WithLabelValues("begin")
-	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written.")
+	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written when they were due: they waited in memory, or were lost (audit_records_lost in the audit).")
 	m.doubles = m.counter("possible_double_executions_total", "Late answers whose key another holder had by then.")
 	m.rollbacks = m.counter("policy_rollback_refused_total", "Older policies that a control plane or store offered and that were refused.")
 	m.unknown = m.gauge("unknown_outcomes", "Calls whose outcome is unknown now.")
@@ -203,7 +203,7 @@ func (m *Metrics) FailOpen(check string) { m.failOpen.WithLabelValues(among(chec
 // StoreError counts a step of the store that failed.
 func (m *Metrics) StoreError(op string) { m.storeErrors.WithLabelValues(among(ops, op)).Inc() }
 
-// AuditError counts an audit record that could not be written.
+// AuditError counts an audit record that could not be written when it was due.
 func (m *Metrics) AuditError() { m.auditErrors.Inc() }
 
 // Tunnel counts an opaque tunnel.
