@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,14 +14,14 @@ import (
 // moody is a store that takes entries or does not.
 type moody struct {
 	kept
-	full    bool
+	full    atomic.Bool
 	changes []Change
 }
 
 var errFull = errors.New("disk full")
 
 func (m *moody) write(ctx context.Context, record []byte) error {
-	if m.full {
+	if m.full.Load() {
 		return errFull
 	}
 	return m.kept.write(ctx, record)
@@ -32,7 +33,8 @@ func (m *moody) change(c *Change) error {
 }
 
 func newMoody() (*moody, *Log, *int) {
-	m, failed := &moody{full: true}, new(int)
+	m, failed := &moody{}, new(int)
+	m.full.Store(true)
 	l := NewLog(m.write, func(error) { *failed++ })
 	l.Change = m.change
 	return m, l, failed
@@ -53,7 +55,7 @@ func TestRecordsWaitForAFullStoreAndComeFirst(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second) // of the bubble's clock: the store is still full
 		synctest.Wait()
-		m.full = false
+		m.full.Store(false)
 		l.Append(read(204)) // not before those that wait
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -89,7 +91,7 @@ func TestOverflowIsToldInTheTrail(t *testing.T) {
 			l.Append(read(-1))
 			time.Sleep(10 * time.Millisecond)
 		}
-		m.full = false
+		m.full.Store(false)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if len(m.all()) != backlogRecords || len(m.changes) != 1 || !l.Healthy() {
@@ -130,13 +132,13 @@ func TestCloseSaysWhatIsLost(t *testing.T) {
 	if len(m.changes) != 1 || !strings.HasPrefix(m.changes[0].Detail, "the records of 5 requests") {
 		t.Errorf("the trail says %+v", m.changes)
 	}
-	m.full = false
+	m.full.Store(false)
 	m.changes = nil
 	_, l, _ = newMoody()
 	l.write = m.write
-	m.full = true
+	m.full.Store(true)
 	l.Append(read(1))
-	m.full = false
+	m.full.Store(false)
 	if lost := l.Close(t.Context()); lost != 0 || len(m.all()) != 1 {
 		t.Errorf("%d lost, %d written", lost, len(m.all()))
 	}

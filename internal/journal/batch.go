@@ -133,7 +133,7 @@ func (b *batch) finish(err error) {
 func (j *Journal) Append(entries ...Entry) (*Commit, error) { return j.append(awaited, entries) }
 
 // Note is Append for entries that nobody waits for. They may stand in memory for 10 ms, so that not each of them costs
-// a write of its own.
+// a write of its own. Once taken they are kept like Must entries when a write fails: nobody would append them again.
 func (j *Journal) Note(entries ...Entry) error {
 	_, err := j.append(noted, entries)
 	return err
@@ -167,7 +167,7 @@ func (j *Journal) append(how manner, entries []Entry) (*Commit, error) {
 	c.to = len(b.buf)
 	j.queued += int64(c.to - c.from)
 	j.room.left -= size
-	if must {
+	if must || how == noted { // nobody would say a noted one again
 		b.musts = append(b.musts, c)
 	}
 	if j.broken != nil {

@@ -124,3 +124,28 @@ func TestRecordsOfAFullStoreComeBack(t *testing.T) {
 		}
 	})
 }
+
+// TestRecordsOutliveAFailedWrite: a record that was taken and not yet written when the disk failed is written afterwards.
+func TestRecordsOutliveAFailedWrite(t *testing.T) {
+	d := newDisk()
+	e, _, _ := openOn(t, d)
+	l := logOf(e)
+	let := d.stall()
+	l.Append(&audit.Record{Time: time.Now(), Decision: "executed", RequestID: "being written"})
+	<-d.wait
+	for i := range 9 {
+		l.Append(&audit.Record{Time: time.Now(), Decision: "executed", RequestID: fmt.Sprint(i)})
+	}
+	d.set(syscall.EIO)
+	let()
+	for e.Journal().Status().Err == nil {
+		time.Sleep(time.Millisecond)
+	}
+	heal(t, d, e)
+	if err := e.Append((&audit.Record{RequestID: "after"}).Append(nil), true); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := counted(t, e); n != 11 {
+		t.Errorf("%d records, want 11", n)
+	}
+}
