@@ -66,7 +66,7 @@ var kinds = map[string]kind{
 	"upstream_untrusted":             {502, false, 0, "The tool's certificate does not hold; nothing was sent", "Stop; an operator must check the tool's certificate."},
 	"store_unavailable":              {503, true, 1, "The sidecar cannot record calls now; nothing was sent", "The call did not run; repeat it later."},
 	"draining":                       {503, true, 1, "The sidecar is shutting down; nothing was sent", "The call did not run; repeat it in a moment."},
-	"overloaded":                     {503, true, 1, "Too many calls of this tool are running; nothing was sent", "The call did not run; repeat it later."},
+	"overloaded":                     {503, true, 1, "Too much is running at once; nothing was sent", "The call did not run; repeat it later."},
 	"policy_stale":                   {503, true, 5, "The policy is too old to act on; nothing was sent", "The call did not run; repeat it later."},
 	"upstream_outcome_unknown":       {504, false, 0, "The call was sent and no usable answer came", "It may have run: do not repeat it; an operator must find out."},
 }
