@@ -478,3 +478,15 @@ func TestTheFreePlanStopsAndOthersGoOn(t *testing.T) {
 	)
 	g.expect(opsKey, trade{"POST", "/v1/check-lock", `{"key":"k"}`, 200, `{"success":true,…`})
 }
+
+func TestStrictPoliciesNameRegisteredToolsOnly(t *testing.T) {
+	g := newGoverned(t, "")
+	cfg := *g.cfg.Load()
+	cfg.API.StrictPolicyTools = true
+	g.cfg.Store(&cfg)
+	g.expect(opsKey,
+		trade{"POST", "/v1/policies/a", `{"allowed_tools":["charge","b"],"max_calls_per_tool":{"a":1}}`, 400,
+			`{"detail":{"error":"unknown_tools","message":"the policy names tools that are not registered","tools":["a","b"]}}`},
+		trade{"POST", "/v1/policies/a", `{"allowed_tools":["charge"]}`, 200, `{"agent_id":"a","policy":{"allowed_tools":["charge"]}}`},
+	)
+}

@@ -225,6 +225,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Audit, s.api.Walk = s.query, s.walk
 	s.api.UseBook(s.store.Book())
+	s.api.StrictPolicyTools = func() bool { return s.cfg.Load().API.StrictPolicyTools }
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce

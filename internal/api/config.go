@@ -6,6 +6,8 @@ type Config struct {
 	Listen string `koanf:"listen"`
 	// Who may call it. Without an operator key here, one is generated once beside the store.
 	Keys []KeyConfig `koanf:"keys"`
+	// Refuse policies over /v1 that name tools which are not registered.
+	StrictPolicyTools bool `koanf:"strict_policy_tools"`
 }
 
 // KeyConfig is one bearer key of the api listener.

@@ -174,7 +174,7 @@ func (s *Server) policyFields(w http.ResponseWriter, r *http.Request) (*fields, 
 
 func (s *Server) putSpec(w http.ResponseWriter, r *http.Request, by *Key, id string, spec map[string]json.RawMessage) {
 	spec["agent_id"] = encode(id)
-	if unknown := s.unknownTools(spec, id); s.StrictPolicyTools && len(unknown) > 0 {
+	if unknown := s.unknownTools(spec, id); len(unknown) > 0 && s.StrictPolicyTools != nil && s.StrictPolicyTools() {
 		fail(w, http.StatusBadRequest, struct {
 			problem
 			Tools []string `json:"tools"`

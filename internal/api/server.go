@@ -44,7 +44,7 @@ type Server struct {
 	// Walk visits what a query selects of the audit, oldest first, without holding it all.
 	Walk              func(context.Context, audit.Query, func(audit.Row) error) error
 	Book              *activity.Book // what callers did: see UseBook
-	StrictPolicyTools bool           // policies may name registered tools only
+	StrictPolicyTools func() bool    // may policies over /v1 name registered tools only; nil: no
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
