@@ -175,7 +175,7 @@ func (s *Server) isToolAddress(ctx context.Context, far net.Conn, target string)
 func overlap(a, b []netip.Addr) bool {
 	for _, x := range a {
 		for _, y := range b {
-			if x == y {
+			if samePlace(x, y) {
 				return true
 			}
 		}

@@ -20,10 +20,19 @@ func (t *tunnel) judgeStart() (began []byte, refusal string) {
 	t.c.readBy = time.Time{}
 	buf := make([]byte, 4<<10)
 	n, err := t.c.readRaw(buf)
-	if n == 0 || err != nil {
-		return nil, ""
+	for n > 0 && n < maxUndecided && err == nil && mayBeHTTP(buf[:n]) {
+		var more int
+		more, err = t.c.readRaw(buf[n:])
+		n += more
 	}
-	if buf[0] != recordHandshake {
+	switch {
+	case n == 0 || err != nil:
+		return nil, ""
+	case isRecord(buf[0]):
+		return nil, "or not: it begins with a TLS record that is no ClientHello"
+	case len(bytes.TrimLeft(buf[:n], "\r\n")) == 0:
+		return nil, "or not: it begins with empty lines"
+	case buf[0] != recordHandshake:
 		return buf[:n], ""
 	}
 	name, began, ok := serverName(io.MultiReader(bytes.NewReader(buf[:n]), rawReader{t.c}))
@@ -38,6 +47,10 @@ func (t *tunnel) judgeStart() (began []byte, refusal string) {
 
 // recordHandshake is the first byte of a TLS connection.
 const recordHandshake = 0x16
+
+// isRecord says whether the byte begins a TLS record other than a handshake's. Servers skip some of those, so what stood
+// behind one would not be looked at.
+func isRecord(b byte) bool { return b >= 0x14 && b <= 0x18 && b != recordHandshake }
 
 type rawReader struct{ c *conn }
 
@@ -68,8 +81,19 @@ type helloConn struct {
 func (h helloConn) Read(p []byte) (int, error)  { return h.r.Read(p) }
 func (h helloConn) Write(p []byte) (int, error) { return len(p), nil }
 
+// maxUndecided is how many bytes of a tunnel are read to tell whether they begin an HTTP request.
+const maxUndecided = 64
+
+// mayBeHTTP says whether the bytes are too few to tell: line ends, or the beginning of a method.
+func mayBeHTTP(b []byte) bool {
+	b = bytes.TrimLeft(b, "\r\n")
+	method, rest, ok := bytes.Cut(b, []byte(" "))
+	return len(b) == 0 || isMethod(string(method)) && (!ok || len(rest) == 0)
+}
+
 // isHTTP says whether the bytes begin an HTTP request, as clients send it that tunnel even http:// URLs.
 func isHTTP(b []byte) bool {
+	b = bytes.TrimLeft(b, "\r\n")
 	method, rest, ok := strings.Cut(string(b[:min(len(b), 64)]), " ")
 	return ok && isMethod(method) && (strings.HasPrefix(rest, "/") || strings.HasPrefix(strings.ToLower(rest), "http") || strings.HasPrefix(rest, "*"))
 }
