@@ -197,13 +197,10 @@ func (o outlet) java(former string) string {
 		}
 	}
 	add := func(name, value string) { options = append(options, "-D"+name+"="+value) }
+	// Not the proxy user: the JDK's own clients do not read one, and every java prints these options to its log.
 	for _, scheme := range []string{"http", "https"} {
 		add(scheme+".proxyHost", host)
 		add(scheme+".proxyPort", port)
-		if o.user != "" {
-			add(scheme+".proxyUser", o.user)
-			add(scheme+".proxyPassword", o.token)
-		}
 	}
 	add("http.nonProxyHosts", "localhost|127.*|[::1]")
 	if o.trust.store != "" && !strings.ContainsAny(o.trust.store, " \t\"'") {
