@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -316,6 +317,9 @@ func TestLargeBodyAndLimit(t *testing.T) {
 				body = io.MultiReader(body)
 			}
 			resp, err := http.Post("http://"+g.addr+"/tools/ok", "application/octet-stream", body)
+			if err != nil && size > 2<<20 && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)) {
+				continue // at most 1 MiB more is read: who is still writing then may find the connection closed before the answer
+			}
 			if err != nil {
 				t.Fatal(size, chunked, err)
 			}
