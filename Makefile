@@ -27,7 +27,7 @@ unit:
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 15m ./...
 
 e2e: build
-	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -v -timeout 20m ./...
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -v -count=1 -timeout 20m ./...
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -42,7 +42,7 @@ bench: build
 	./bench/run.sh
 
 soak: build
-	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -timeout 90m ./...
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -count=1 -timeout 90m ./...
 
 tools:
 	./test/setup.sh
