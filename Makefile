@@ -1,13 +1,13 @@
 # make run    serve on the embedded store, with built-in defaults
 # make test   install what the tests need, then run all of them
 # make lint   formatting, vet, staticcheck
-# make fuzz   every fuzz target for FUZZTIME
+# make fuzz   every fuzz target for FUZZTIME: a number of inputs, such as 50000x (a time, such as 5s, may end in a false "context deadline exceeded")
 # make bench  the side-by-side benchmarks (minutes; installs nginx)
 # make soak   the long tests (an hour)
 
 GO       ?= go
 RACE     ?=
-FUZZTIME ?= 5s
+FUZZTIME ?= 50000x
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 export GOBIN := $(CURDIR)/bin/tools
 export CGO_ENABLED ?= 0

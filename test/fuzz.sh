@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs every fuzz target of the module for the time given (default 5s), one after the other.
+# Runs every fuzz target of the module for as many inputs as given (default 50000x), one after the other.
 set -eu
-time=${1:-5s}
+time=${1:-50000x}
 cd "$(dirname "$0")/.."
 grep -rl --include='*_test.go' '^func Fuzz' . | grep -v '^./test/' | sort | while read -r file; do
 	pkg=$(dirname "$file")
