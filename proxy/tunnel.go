@@ -51,8 +51,12 @@ func (s *Server) connect(c *conn, r *govern.Request) {
 	}
 	s.track(t)
 	defer s.untrack(t)
-	if s.Disabled(r.Agent) { // it may have been switched off before the tunnel could be found
+	switch { // it may have been switched off, or have left, before the tunnel could be found
+	case s.Disabled(r.Agent):
 		s.deny(c, r, s.Refuse(r, "agent_disabled", ""))
+		return
+	case !s.stays(c):
+		s.deny(c, r, s.Refuse(r, "proxy_auth_required", ""))
 		return
 	}
 	c.answered = true
@@ -217,10 +221,19 @@ func (s *Server) untrack(t *tunnel) {
 
 // CloseTunnels ends the agent's tunnels at once, everyone's for "*". The kill switch calls it.
 func (s *Server) CloseTunnels(agent string) {
+	s.closeTunnels(func(t *tunnel) bool { return agent == "*" || agent == t.r.Agent })
+}
+
+// CloseDeparted ends the tunnels of guests who are gone: a child of `run` that lives on does not keep its way out.
+func (s *Server) CloseDeparted() {
+	s.closeTunnels(func(t *tunnel) bool { return !s.stays(t.c) })
+}
+
+func (s *Server) closeTunnels(which func(*tunnel) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for t := range s.tunnels {
-		if agent == "*" || agent == t.r.Agent {
+		if which(t) {
 			_ = t.c.Conn.Close()
 			if t.far != nil {
 				_ = t.far.Close()

@@ -41,6 +41,8 @@ func (t *tunnel) judgeStart() (began []byte, refusal string) {
 		return nil, "or not: its ClientHello cannot be read"
 	case name != "" && t.s.isGoverned(plainName(name), t.r.Target.Authority):
 		return nil, "by the server name in its ClientHello"
+	case name != "" && !isAddress(t.r.Target.Authority) && plainName(name) != bareHost(t.r.Target.Authority):
+		return nil, "or not: its ClientHello asks for " + plainName(name) + ", which is not the tunnel's host"
 	}
 	return began, ""
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,7 +226,8 @@ func TestServerNamesOfToolHostsAreRefused(t *testing.T) {
 		"a tool's":            {hello(t, "pay.test", 1<<14), false},
 		"in records of seven": {hello(t, "pay.test", 7), false},
 		"in upper case":       {hello(t, "PAY.test", 1<<14), false},
-		"another":             {hello(t, "other.test", 1<<14), true},
+		"the tunnel's":        {hello(t, "other.test", 1<<14), true},
+		"another host's":      {hello(t, "elsewhere.test", 1<<14), false}, // a front would lead there
 		"none":                {hello(t, "", 1<<14), true},
 		"no hello":            {"\x16\x03\x01\x00\x04xxxx", false},
 	} {
@@ -268,6 +270,39 @@ func TestTheKillSwitchClosesTunnels(t *testing.T) {
 		t.Error("the agent's side is open")
 	}
 	_, _ = io.Copy(io.Discard, there) // ends
+}
+
+// TestADepartedGuestsTunnelsClose: a child that outlives its `run` loses the way out that it has open.
+func TestADepartedGuestsTunnelsClose(t *testing.T) {
+	var who atomic.Pointer[Identity]
+	guests := map[string]Guest{"run-1": {"billing", "token-of-run-1"}, "run-2": {"billing", "token-of-run-2"}}
+	who.Store(&Identity{Guarded: true, Guests: guests})
+	f := newFar(t)
+	g := tunnelRig(t, f)
+	g.Server.Identity = who.Load
+	open := func(run string) (near, there net.Conn) {
+		c := g.connect()
+		_, _ = io.WriteString(c, "CONNECT other.test:443 HTTP/1.1\r\nProxy-Authorization: "+credentials(run, "token-of-"+run)+"\r\n\r\n")
+		if head := readHead(c); statusOf(head) != 200 {
+			t.Fatal(head)
+		}
+		_, _ = io.WriteString(c, "\x00")
+		return c, f.accept()
+	}
+	gone, itsFar := open("run-1")
+	stays, far := open("run-2")
+	g.settled(2, 0)
+	who.Store(&Identity{Guarded: true, Guests: map[string]Guest{"run-2": guests["run-2"]}})
+	g.CloseDeparted()
+	if _, err := gone.Read(make([]byte, 8)); err == nil {
+		t.Error("the tunnel of who left is open")
+	}
+	_, _ = io.Copy(io.Discard, itsFar) // ends
+	_, _ = io.ReadFull(far, make([]byte, 1))
+	_, _ = io.WriteString(far, "x")
+	if n, err := stays.Read(make([]byte, 8)); n != 1 || err != nil {
+		t.Error("the tunnel of who stays is closed:", err)
+	}
 }
 
 func TestSilentTunnelsEnd(t *testing.T) {

@@ -90,6 +90,9 @@ func (s *sidecar) introduce() {
 		who.Guests, who.Guarded = s.members.all(), true
 	}
 	s.identity.Store(who)
+	if s.proxy != nil {
+		s.proxy.CloseDeparted()
+	}
 }
 
 // snapshot makes one of the entries that hold: those of cfg, and those that the api changed later.

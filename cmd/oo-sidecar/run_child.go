@@ -63,6 +63,7 @@ func (c *child) run() (code int, err error) {
 		}
 	}
 	defer signal.Stop(signals)
+	defer tie(cmd)()
 	if err := cmd.Start(); err != nil {
 		return 0, exit{notExecutable, fmt.Errorf("run: %s: cannot be run: %w", c.program, reason(err))}
 	}

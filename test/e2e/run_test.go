@@ -187,8 +187,8 @@ func TestRunEndsAsItsChild(t *testing.T) {
 			t.Errorf("run -- %s: exit %d, wanted %d", command, code, want)
 		}
 	}
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1} {
-		cmd := s.command(t, `trap 'exit 40' TERM; trap 'exit 41' INT; trap 'exit 42' HUP; trap 'exit 43' USR1; echo ready; while :; do sleep 0.02; done`)
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGKILL} {
+		cmd := s.command(t, `trap 'echo told; exit 40' TERM; trap 'exit 41' INT; trap 'exit 42' HUP; trap 'exit 43' USR1; echo ready; while :; do sleep 0.02; done`)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -196,10 +196,18 @@ func TestRunEndsAsItsChild(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if lines := bufio.NewScanner(out); !lines.Scan() {
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() {
 			t.Fatal("it said nothing")
 		}
 		_ = cmd.Process.Signal(signal)
+		if signal == syscall.SIGKILL { // nobody is left to pass it on: the child is told by the kernel
+			if !lines.Scan() || lines.Text() != "told" {
+				t.Errorf("the child of a killed run goes on: %q", lines.Text())
+			}
+			_ = cmd.Wait()
+			continue
+		}
 		_ = cmd.Wait()
 		want := map[syscall.Signal]int{syscall.SIGTERM: 40, syscall.SIGINT: 41, syscall.SIGHUP: 42, syscall.SIGUSR1: 43}[signal]
 		if code := cmd.ProcessState.ExitCode(); code != want {
