@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf16"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // readVectors reads a file of published vectors.
@@ -26,23 +28,6 @@ func readVectors(t *testing.T, name string, into any) {
 	if err := d.Decode(into); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-}
-
-// corpus finds a folder of other projects' test data. It is no part of this repository.
-func corpus(t *testing.T, folder string) string {
-	t.Helper()
-	root := os.Getenv("OO_CORPORA")
-	if root == "" {
-		root = filepath.Join("..", "..", "shared", "corpora")
-	}
-	path := filepath.Join(root, folder)
-	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("the test data %s is missing; set OO_CORPORA", folder)
-		}
-		t.Skipf("the test data %s is missing; set OO_CORPORA to run this test", folder)
-	}
-	return path
 }
 
 func TestCanonicalVectors(t *testing.T) {
@@ -152,7 +137,7 @@ var iFiles = map[string]string{
 }
 
 func TestJSONTestSuite(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(corpus(t, "json-parsing"), "?_*.json"))
+	files, err := filepath.Glob(filepath.Join(needed.Corpus(t, "json-parsing"), "?_*.json"))
 	if err != nil || len(files) < 300 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
@@ -259,7 +244,7 @@ func equalJSON(a, b any) bool {
 }
 
 func TestNaughtyStrings(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(corpus(t, "strings"), "blns.json"))
+	text, err := os.ReadFile(needed.Corpus(t, "strings/blns.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,28 +6,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-)
 
-// corpus is a file of the corpora beside the project, or of $OO_CORPORA.
-func corpus(t *testing.T, name string) []byte {
-	t.Helper()
-	dir := os.Getenv("OO_CORPORA")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "shared", "corpora")
-	}
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("the corpus is missing: %v", err)
-		}
-		t.Skipf("the corpus is missing, set OO_CORPORA: %v", err)
-	}
-	return data
-}
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
+)
 
 func TestWycheproof(t *testing.T) {
 	var file struct {
@@ -40,7 +24,11 @@ func TestWycheproof(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal(corpus(t, "hmac/hmac_sha256_test.json"), &file); err != nil {
+	data, err := os.ReadFile(needed.Corpus(t, "hmac/hmac_sha256_test.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
 	count, invalid := 0, 0

@@ -16,21 +16,15 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // corpus reads a folder of the public request corpus: real newlines are dropped, then the escapes decoded.
 func corpus(t testing.TB, folder string) map[string]string {
 	t.Helper()
-	root := os.Getenv("OO_CORPORA")
-	if root == "" {
-		root = filepath.Join("..", "..", "shared", "corpora")
-	}
-	files, _ := filepath.Glob(filepath.Join(root, "http-requests", folder, "*.http"))
-	if len(files) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the corpora are missing; set OO_CORPORA")
-		}
-		t.Skip("the corpora are missing; set OO_CORPORA")
+	files, err := filepath.Glob(filepath.Join(needed.Corpus(t, "http-requests/"+folder), "*.http"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no requests: ", err)
 	}
 	decode := strings.NewReplacer("\n", "", `\r`, "\r", `\n`, "\n", `\t`, "\t", `\0`, "\x00")
 	all := map[string]string{}
@@ -340,7 +334,7 @@ func (g given) Close() error                       { return nil }
 // FuzzGate: whatever the gate lets through, net/http and fasthttp read as the gate did, to the last byte.
 func FuzzGate(f *testing.F) {
 	for _, folder := range []string{"valid", "invalid"} {
-		for _, request := range corpusOrNone(folder) {
+		for _, request := range corpus(f, folder) {
 			f.Add([]byte(request), uint8(7))
 		}
 	}
@@ -369,19 +363,6 @@ func FuzzGate(f *testing.F) {
 			}
 		}
 	})
-}
-
-func corpusOrNone(folder string) (all []string) {
-	root := os.Getenv("OO_CORPORA")
-	if root == "" {
-		root = filepath.Join("..", "..", "shared", "corpora")
-	}
-	files, _ := filepath.Glob(filepath.Join(root, "http-requests", folder, "*.http"))
-	for _, f := range files {
-		text, _ := os.ReadFile(f)
-		all = append(all, decodeHex(strings.NewReplacer("\n", "", `\r`, "\r", `\n`, "\n", `\t`, "\t", `\0`, "\x00").Replace(string(text))))
-	}
-	return all
 }
 
 type stepReader struct {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // caFile is the rig's CA as a client's file.
@@ -55,9 +56,7 @@ func TestNetHTTPClientsThroughTLSAtOnce(t *testing.T) {
 }
 
 func TestCurlThroughTLS(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not here")
-	}
+	needed.Program(t, "curl")
 	g := openingRig(t, HostList{"all"})
 	ca, file := g.caFile(), filepath.Join(t.TempDir(), "body")
 	if err := os.WriteFile(file, []byte(strings.Repeat("x", 300<<10)), 0o600); err != nil {
@@ -115,10 +114,7 @@ print(t.version(), t.selected_alpn_protocol())
 `
 
 func TestPythonThroughTLS(t *testing.T) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("python3 is not here")
-	}
+	python := needed.Program(t, "python3")
 	g := openingRig(t, nil)
 	host, port, _ := strings.Cut(g.addr, ":")
 	if out, err := exec.Command(python, "-c", pythonClient, host, port, g.caFile(), "pay.test").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "TLSv1.3") {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
@@ -78,9 +79,7 @@ func TestNetHTTPClientsAtOnce(t *testing.T) {
 }
 
 func TestCurl(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not here")
-	}
+	needed.Program(t, "curl")
 	g := newRig(t)
 	file := t.TempDir() + "/body"
 	if err := os.WriteFile(file, []byte(strings.Repeat("x", 300<<10)), 0o600); err != nil {

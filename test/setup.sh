@@ -11,7 +11,9 @@ install_go mailpit github.com/axllent/mailpit@v1.27.11
 
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
+need bash bash
 need curl curl
+need openssl openssl
 need python3 python3
 need node nodejs
 need npm npm

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // line runs one command line in a directory of its own.
@@ -128,10 +130,7 @@ func TestCompletion(t *testing.T) {
 	if code, out, err := line(t, "__complete", "comp"); code != 0 || !strings.Contains(out, "completion") {
 		t.Error(code, out, err)
 	}
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		t.Skip("no bash to read the script")
-	}
+	bash := needed.Program(t, "bash")
 	_, script, _ := line(t, "completion", "bash")
 	read := exec.Command(bash, "-n")
 	read.Stdin = strings.NewReader(script)

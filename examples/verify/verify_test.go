@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/hmac"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 const secret = "a secret of the tool's, with é"
@@ -99,22 +100,11 @@ func TestGo(t *testing.T) {
 	judge(t, program)
 }
 
-func TestPython(t *testing.T) { judge(t, find(t, "python3"), filepath.Join("python", "verify.py")) }
-
-func TestNode(t *testing.T) { judge(t, find(t, "node"), filepath.Join("node", "verify.mjs")) }
-
-// find is the interpreter; where it is missing the test is skipped, in CI it fails.
-func find(t *testing.T, program string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is missing: %v", program, err)
-		}
-		t.Skipf("%s IS MISSING: its example was not run", program)
-	}
-	return path
+func TestPython(t *testing.T) {
+	judge(t, needed.Program(t, "python3"), filepath.Join("python", "verify.py"))
 }
+
+func TestNode(t *testing.T) { judge(t, needed.Program(t, "node"), filepath.Join("node", "verify.mjs")) }
 
 // judge runs a verifier on every call: exit 0 for the valid ones, 1 with the reason for the others.
 func judge(t *testing.T, command ...string) {

@@ -5,32 +5,21 @@ import (
 	"encoding/json"
 	"math"
 	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
-)
 
-// corpus is a file of the shared test data; without it the test is skipped, but never in CI.
-func corpus(t testing.TB, name string) []byte {
-	t.Helper()
-	dir := os.Getenv("OO_CORPORA")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "corpora")
-	}
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil && os.Getenv("CI") == "true" {
-		t.Fatal(err)
-	} else if err != nil {
-		t.Skip("corpus is not here; set OO_CORPORA:", err)
-	}
-	return data
-}
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
+)
 
 func TestStringsReadBackAsEncodingJSONWouldHaveWrittenThem(t *testing.T) {
 	var naughty []string
-	if err := json.Unmarshal(corpus(t, "strings/blns.json"), &naughty); err != nil {
+	data, err := os.ReadFile(needed.Corpus(t, "strings/blns.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &naughty); err != nil {
 		t.Fatal(err)
 	}
 	for c := range 0x100 {

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // moment is a clock that a test sets.
@@ -200,10 +202,7 @@ func TestConstraints(t *testing.T) {
 
 // TestOpenSSLAgrees asks the library that most clients use, at its strictest.
 func TestOpenSSLAgrees(t *testing.T) {
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not here")
-	}
+	openssl := needed.Program(t, "openssl")
 	dir := t.TempDir()
 	ca := open(t, Options{Dir: dir, Hosts: []string{"pay.test", "127.0.0.1"}})
 	for host, good := range map[string]bool{"pay.test": true, "127.0.0.1": true, "other.test": false, "127.0.0.2": false} {
