@@ -183,4 +183,26 @@ func (s *sidecar) facts() []health.Line {
 }
 
 // refresh sets the gauges that only the store knows, before a scrape.
-func (s *sidecar) refresh(m *metrics.Metrics) { m.Unknown(s.store.UnknownCount()) }
+func (s *sidecar) refresh(m *metrics.Metrics) {
+	m.Unknown(s.store.UnknownCount())
+	m.Budgets(s.budgets())
+}
+
+// budgets are those of the agents that the configuration or a policy names and that a daily cap binds.
+func (s *sidecar) budgets() (all []metrics.Budget) {
+	policies := s.governor.Snapshot().Policies
+	agents := []string{s.cfg.Load().Agent.ID}
+	for _, p := range policies.All() {
+		agents = append(agents, p.AgentID())
+	}
+	slices.Sort(agents)
+	for _, agent := range slices.Compact(agents) {
+		if limit := policies.For(agent).Limits("").SpendPerDay; limit != nil && agent != store.Everyone {
+			all = append(all, metrics.Budget{Agent: agent, Spent: s.store.Usage(proxyTenant, agent, "").DaySpend, Cap: *limit})
+		}
+	}
+	return all
+}
+
+// proxyTenant is whose calls the proxy's are (semantics: the namespace of keys without one).
+const proxyTenant = "default"

@@ -34,6 +34,8 @@ type Metrics struct {
 	failOpen    *prometheus.CounterVec
 	storeErrors *prometheus.CounterVec
 	killSwitch  *prometheus.GaugeVec
+	spent       *prometheus.GaugeVec
+	caps        *prometheus.GaugeVec
 
 	unknown      prometheus.Gauge
 	doubles      prometheus.Counter
@@ -51,6 +53,7 @@ type Metrics struct {
 
 	mu       sync.Mutex
 	disabled map[string]bool // agents that are switched off; guarded by mu
+	budgeted map[string]bool // agents whose budget is shown; guarded by mu
 }
 
 // names is which names of tools and agents may stand in a label, with the series of each tool.
@@ -62,7 +65,7 @@ type names struct {
 
 // New makes the series, all at zero. version is the program's.
 func New(version string) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), disabled: map[string]bool{}}
+	m := &Metrics{registry: prometheus.NewRegistry(), disabled: map[string]bool{}, budgeted: map[string]bool{}}
 	m.makeRequests()
 	m.makeState()
 	m.registry.MustRegister(
@@ -108,7 +111,10 @@ func (m *Metrics) makeState() {
 		Help: "Agents switched off: 1 for one with a policy or *, and how many of the others."}, []string{"agent"})
 	m.propagation = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "oo_sidecar_kill_switch_propagation_seconds",
 		Help: "Time from a change of the kill switch until it bound here.", Buckets: []float64{.001, .01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}})
-	m.registry.MustRegister(m.killSwitch, m.propagation)
+	m.spent = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "oo_sidecar_spend_today_micro_usd",
+		Help: "What an agent with a daily cap has spent since midnight UTC, what its running calls may cost included."}, []string{"agent"})
+	m.caps = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "oo_sidecar_spend_cap_micro_usd", Help: "The daily cap of an agent's spend."}, []string{"agent"})
+	m.registry.MustRegister(m.killSwitch, m.propagation, m.spent, m.caps)
 }
 
 func (m *Metrics) counters(name, help string, labels ...string) *prometheus.CounterVec {
@@ -241,6 +247,30 @@ func (m *Metrics) KillSwitch(agent string, active bool) {
 	}
 	m.mu.Unlock()
 	m.showSwitches()
+}
+
+// Budget is what an agent has spent of its daily cap.
+type Budget struct {
+	Agent      string // one that the configuration names: it becomes a label
+	Spent, Cap tool.Money
+}
+
+// Budgets shows the budgets of the agents that have one now.
+func (m *Metrics) Budgets(all []Budget) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := m.budgeted
+	m.budgeted = make(map[string]bool, len(all))
+	for _, b := range all {
+		m.spent.WithLabelValues(b.Agent).Set(float64(b.Spent))
+		m.caps.WithLabelValues(b.Agent).Set(float64(b.Cap))
+		m.budgeted[b.Agent] = true
+		delete(gone, b.Agent)
+	}
+	for agent := range gone {
+		m.spent.DeleteLabelValues(agent)
+		m.caps.DeleteLabelValues(agent)
+	}
 }
 
 // Propagated measures how long a change of the kill switch took to bind here.

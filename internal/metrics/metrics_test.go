@@ -70,6 +70,22 @@ func TestCallsAreCountedFromTheirRecords(t *testing.T) {
 	)
 }
 
+func TestBudgetsFollowThePolicies(t *testing.T) {
+	m := New("v")
+	m.Budgets([]Budget{{"billing", 4_200_000, 5_000_000}, {"mail", 0, 1_000_000}})
+	wantLines(t, scrape(t, m),
+		`oo_sidecar_spend_today_micro_usd{agent="billing"} 4.2e+06`,
+		`oo_sidecar_spend_cap_micro_usd{agent="billing"} 5e+06`,
+		`oo_sidecar_spend_today_micro_usd{agent="mail"} 0`,
+	)
+	m.Budgets([]Budget{{"billing", 0, 5_000_000}})
+	text := scrape(t, m)
+	wantLines(t, text, `oo_sidecar_spend_today_micro_usd{agent="billing"} 0`)
+	if strings.Contains(text, "mail") {
+		t.Error("an agent without a cap still has a budget")
+	}
+}
+
 func TestNoCallerCanMakeALabel(t *testing.T) {
 	m := New("v")
 	m.Registered([]string{"charge"}, []string{"billing"})
