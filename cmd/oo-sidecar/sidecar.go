@@ -72,7 +72,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 	s.audit.Change, s.audit.Scarce = s.store.Change, s.store.Scarce
 	s.governor = &govern.Governor{
 		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: s.metrics, Limits: cfg.Limits,
-		Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
+		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
 	}
 	s.store.OnSwitch(s.switched)
 	if err := s.operatorKey(cfg); err != nil {
@@ -123,6 +123,9 @@ func (s *sidecar) switched(agent string, off bool) {
 	s.metrics.KillSwitch(agent, off)
 	if off && s.proxy != nil {
 		s.proxy.CloseTunnels(agent)
+	}
+	if !off {
+		s.store.Book().Pardon(agent, time.Now())
 	}
 	s.log.Warn("kill switch", "agent", agent, "disabled", off)
 }

@@ -34,6 +34,8 @@ type Book struct {
 	wishes map[string]Wishes // guarded by mu, by tenant
 	second int64             // guarded by mu: in which
 	wrote  int               // guarded by mu: so many facts were written
+
+	habits habits // with a lock of its own
 }
 
 // day names counts: of whom and when. The empty Day is all days.
@@ -52,12 +54,15 @@ type fact struct {
 	For    string  `json:"f,omitempty"` // tenant of Wishes
 	Wishes *Wishes `json:"w,omitempty"`
 	Next   uint64  `json:"n,omitempty"`
+
+	Habit *habitFact `json:"h,omitempty"`
 }
 
 // New makes an empty book. write keeps a fact, and waits until it is durable if it is told to; it is called with the
 // book locked unless it is to wait.
 func New(write func(fact []byte, wait bool) error) *Book {
-	return &Book{write: write, counts: map[day]*Counts{}, dirty: map[day]bool{}, runs: map[runID]*run{}, wishes: map[string]Wishes{}, next: 1}
+	return &Book{write: write, counts: map[day]*Counts{}, dirty: map[day]bool{}, runs: map[runID]*run{}, wishes: map[string]Wishes{}, next: 1,
+		habits: habits{write: write, of: map[whose]*habit{}, dirty: map[whose]bool{}}}
 }
 
 // Fold takes in a fact that was written, in the order of writing.
@@ -65,6 +70,10 @@ func (b *Book) Fold(data []byte) error {
 	var f fact
 	if err := json.Unmarshal(data, &f); err != nil {
 		return err
+	}
+	if f.Habit != nil {
+		b.habits.fold(f.Habit)
+		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -83,8 +92,9 @@ func (b *Book) Fold(data []byte) error {
 	return nil
 }
 
-// Carry emits the facts that stand for all counts and wishes: the ones before may be dropped. Events and lines go.
+// Carry emits the facts that stand for all counts, wishes and habits: the ones before may be dropped. Events and lines go.
 func (b *Book) Carry(emit func(fact []byte)) {
+	b.habits.carry(emit)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for d, c := range b.counts {
@@ -95,8 +105,9 @@ func (b *Book) Carry(emit func(fact []byte)) {
 	}
 }
 
-// Flush writes the counts that changed.
+// Flush writes the counts and habits that changed.
 func (b *Book) Flush() {
+	b.habits.flush()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for d := range b.dirty {

@@ -57,7 +57,11 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request, by *Key) {
 func eventOfRow(row *audit.Row) (e activity.Event, ok bool) {
 	if c := row.Change; c != nil {
 		known := c.What == "agent_disabled" || c.What == "agent_enabled"
-		return activity.Event{TS: c.Time.Unix(), Type: c.What, AgentID: c.Entity, Reason: c.Why}, known
+		e = activity.Event{TS: c.Time.Unix(), Type: c.What, AgentID: c.Entity, Reason: c.Why}
+		if c.What == "anomaly" {
+			e.Risk, known = "high", true
+		}
+		return e, known
 	}
 	r := row.Record
 	return activity.Event{

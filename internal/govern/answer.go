@@ -95,6 +95,7 @@ func (p *passage) finish(v verdict, a *dedup.Answer, refusal string) {
 		return
 	}
 	p.open = false
+	p.watch()
 	err := p.g.Store.Finish(context.Background(), &dedup.End{
 		Keys: p.keys.Identities, Fence: p.begun.Fence, Nonce: p.nonce, Outcome: v.outcome, Keep: v.keep,
 		Answer: a, Refusal: refusal, Record: p.rec.Append(make([]byte, 0, recordBytes)), Light: p.tool.Effect == tool.Read,

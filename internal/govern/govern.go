@@ -25,10 +25,11 @@ type Meter interface {
 type Governor struct {
 	Store    dedup.Store
 	Sender   Sender
-	Disabled func(agent string) bool // the kill switch, asked several times in a request's life
-	Record   func(*audit.Record)     // appends a record that no claim carries
-	Audited  func() bool             // false while records are lost: nothing runs without a claim then; nil: never
-	Shown    func(dedup.Key) string  // the HMAC under which a key may be seen, 64 hex digits
+	Disabled func(agent string) bool         // the kill switch, asked several times in a request's life
+	Record   func(*audit.Record)             // appends a record that no claim carries
+	Audited  func() bool                     // false while records are lost: nothing runs without a claim then; nil: never
+	Watch    func(*audit.Record, *tool.Tool) // sees each record, once, before it is written, and may raise its risk; nil: nobody looks
+	Shown    func(dedup.Key) string          // the HMAC under which a key may be seen, 64 hex digits
 	Meter    Meter
 	Log      func(level slog.Level, msg string, args ...any)
 	Limits   Limits

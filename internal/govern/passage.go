@@ -36,6 +36,7 @@ type passage struct {
 	sent    bool   // bytes of this request may have left
 	handed  bool   // a stream owns outcome, record and metrics now
 	settled bool   // the record is written
+	watched bool   // the record was looked at
 
 	waited   time.Duration // for the holder of the same call, for a place, or before another attempt
 	upstream time.Duration // spent with the tool
@@ -99,8 +100,17 @@ func (p *passage) settle() {
 	}
 	p.settled = true
 	p.stamp()
+	p.watch()
 	p.g.Record(&p.rec)
 	p.count()
+}
+
+// watch shows the record, complete, to who looks for what is unusual.
+func (p *passage) watch() {
+	if p.g.Watch != nil && !p.watched {
+		p.watched = true
+		p.g.Watch(&p.rec, p.tool)
+	}
 }
 
 // stamp sets what only the end knows.

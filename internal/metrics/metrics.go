@@ -36,6 +36,7 @@ type Metrics struct {
 	killSwitch  *prometheus.GaugeVec
 	spent       *prometheus.GaugeVec
 	caps        *prometheus.GaugeVec
+	anomalies   *prometheus.CounterVec
 
 	unknown      prometheus.Gauge
 	doubles      prometheus.Counter
@@ -101,6 +102,7 @@ func (m *Metrics) makeRequests() {
 func (m *Metrics) makeState() {
 	m.storeErrors = m.counters("store_errors_total", "Steps of the store that failed.", "op")
 	m.storeErrors.WithLabelValues("begin")
+	m.anomalies = m.counters("anomalies_total", "Agents that did what they had not done before, by rule.", "rule")
 	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written when they were due: they waited in memory, or were lost (audit_records_lost in the audit).")
 	m.doubles = m.counter("possible_double_executions_total", "Late answers whose key another holder had by then.")
 	m.rollbacks = m.counter("policy_rollback_refused_total", "Older policies that a control plane or store offered and that were refused.")
@@ -211,6 +213,9 @@ func (m *Metrics) StoreError(op string) { m.storeErrors.WithLabelValues(among(op
 
 // AuditError counts an audit record that could not be written when it was due.
 func (m *Metrics) AuditError() { m.auditErrors.Inc() }
+
+// Anomaly counts one that was told, by its rule.
+func (m *Metrics) Anomaly(rule string) { m.anomalies.WithLabelValues(rule).Inc() }
 
 // Tunnel counts an opaque tunnel.
 func (m *Metrics) Tunnel() { m.tunnels.Inc() }
