@@ -162,11 +162,11 @@ func (d *doctor) clock() {
 
 // way finds the proxy user and the files of trust that a client would be given.
 func (d *doctor) way() bool {
-	d.outlet = outlet{proxy: dialable(d.cfg.Proxy.Listen)}
+	d.outlet = outlet{Proxy: dialable(d.cfg.Proxy.Listen)}
 	var err error
 	if d.host != nil {
-		d.outlet.user, d.outlet.token = d.host.user, d.host.token
-	} else if d.outlet.user, d.outlet.token, err = proxyUser(d.cfg, d.agent); err != nil {
+		d.outlet.User, d.outlet.Token = d.host.user, d.host.token
+	} else if d.outlet.User, d.outlet.Token, err = proxyUser(d.cfg, d.agent); err != nil {
 		d.find("proxy user", bad, "name one of agent.proxy_users with --agent", "%v", err)
 		return false
 	}
@@ -174,11 +174,11 @@ func (d *doctor) way() bool {
 		d.find("interception", note, "set proxy.intercept.enabled, or call https tools by http:// URLs, which are sent over TLS", "off: https is not governed, and refused where a tool has the host")
 		return true
 	}
-	if d.outlet.trust, err = findTrust(d.cfg, os.LookupEnv, false); err != nil {
+	if d.outlet.Trust, err = findTrust(d.cfg, os.LookupEnv, false); err != nil {
 		d.find("interception", bad, "let proxy.intercept.ca_out be a directory that this user can read", "the local CA's certificate cannot be read: %v", err)
 		return true
 	}
-	d.find("interception", fine, "", "on; clients trust %s", d.outlet.trust.bundle)
+	d.find("interception", fine, "", "on; clients trust %s", d.outlet.Trust.Bundle)
 	return true
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/pod"
 )
 
 // failing are the checks of /readyz?verbose that fail.
@@ -98,7 +99,7 @@ func holder(environ []string, key string) string {
 
 // environment looks at what would keep calls of this shell's programs from the sidecar.
 func (d *doctor) environment() {
-	names, _ := noProxy(os.LookupEnv)
+	names, _ := pod.NoProxy(os.LookupEnv)
 	skipped := strings.Split(names, ",")[3:]
 	for _, t := range d.cfg.Tools {
 		u, err := url.Parse(t.URL)

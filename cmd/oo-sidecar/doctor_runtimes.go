@@ -69,7 +69,7 @@ func newFetch(a *app) *cobra.Command {
 
 // runtimes lets each runtime fetch what only the sidecar can answer.
 func (d *doctor) runtimes(ctx context.Context) {
-	list, _ := d.outlet.variables(os.LookupEnv)
+	list, _ := d.outlet.Variables(os.LookupEnv)
 	env := overlay(os.Environ(), list)
 	all := clientRuntimes
 	if self, err := os.Executable(); err == nil {
@@ -98,7 +98,7 @@ func (d *doctor) try(ctx context.Context, c *clientRuntime, env []string) []find
 	if said != want {
 		return []finding{{c.name, bad, "its calls do not go through the sidecar: " + printable(explain(said, err)), c.mend}}
 	}
-	if d.outlet.trust.bundle == "" {
+	if d.outlet.Trust.Bundle == "" {
 		return []finding{{c.name, fine, "goes through the sidecar over http", ""}}
 	}
 	said, err = fetch(ctx, append(command, "https://"+proxy.ProbeHost+"/"), env)

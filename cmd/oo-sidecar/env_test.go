@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/pod"
 )
 
 // envConfig is a configuration whose paths and tokens no shell likes.
@@ -69,7 +70,7 @@ func parsed(t *testing.T, shell, text string) map[string]string {
 }
 
 func TestEnvIsReadBack(t *testing.T) {
-	for _, name := range append([]string{"NO_PROXY", "no_proxy", "JAVA_TOOL_OPTIONS", "NODE_EXTRA_CA_CERTS"}, caNames...) {
+	for _, name := range append([]string{"NO_PROXY", "no_proxy", "JAVA_TOOL_OPTIONS", "NODE_EXTRA_CA_CERTS"}, pod.CANames...) {
 		t.Setenv(name, "")
 	}
 	file, dir := envConfig(t, envUsers)
@@ -130,7 +131,7 @@ func TestNoProxy(t *testing.T) {
 		"everything":         {"*", "", "127.0.0.1,localhost,::1", 1},
 		"everything and one": {"*,a.test", "*", "127.0.0.1,localhost,::1,a.test", 3},
 	} {
-		got, notes := noProxy(func(name string) (string, bool) {
+		got, notes := pod.NoProxy(func(name string) (string, bool) {
 			return map[string]string{"NO_PROXY": c.upper, "no_proxy": c.lower}[name], true
 		})
 		if got != c.want || len(notes) != c.notes {
@@ -140,9 +141,9 @@ func TestNoProxy(t *testing.T) {
 }
 
 func TestJavaOptions(t *testing.T) {
-	o := outlet{proxy: "127.0.0.1:4780", trust: trust{store: "/x/bundle.p12"}}
-	once := o.java("-Xmx64m -Dhttp.proxyHost=corp -Djavax.net.ssl.trustStore=/old")
-	if twice := o.java(once); twice != once {
+	o := outlet{Proxy: "127.0.0.1:4780", Trust: trust{Store: "/x/bundle.p12"}}
+	once := o.Java("-Xmx64m -Dhttp.proxyHost=corp -Djavax.net.ssl.trustStore=/old")
+	if twice := o.Java(once); twice != once {
 		t.Errorf("applied twice: %q, then %q", once, twice)
 	}
 	options := strings.Fields(once)
@@ -167,7 +168,7 @@ func TestTrustStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(found.bundle)
+	data, err := os.ReadFile(found.Bundle)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +181,7 @@ func TestTrustStore(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIPPED: keytool of a Java runtime is not installed")
 	}
-	out, err := exec.Command(keytool, "-list", "-keystore", found.store, "-storetype", "PKCS12", "-v").CombinedOutput()
+	out, err := exec.Command(keytool, "-list", "-keystore", found.Store, "-storetype", "PKCS12", "-v").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/oo-sidecar/oo-sidecar/config"
 	"github.com/oo-sidecar/oo-sidecar/internal/intercept"
+	"github.com/oo-sidecar/oo-sidecar/internal/pod"
 )
 
 // findTrust finds the files by which clients of a sidecar with this configuration trust its CA, made when they are not
@@ -22,7 +23,7 @@ func findTrust(cfg *config.Config, had func(string) (string, bool), elsewhere bo
 	o := caOptions(cfg)
 	dir := filepath.Dir(o.BundlePath())
 	if elsewhere {
-		return trust{bundle: o.BundlePath(), extra: o.CertificatePath(), store: filepath.Join(dir, trustStoreFile)}, nil
+		return trust{Bundle: o.BundlePath(), Extra: o.CertificatePath(), Store: filepath.Join(dir, trustStoreFile)}, nil
 	}
 	if !o.Published() {
 		if o.Memory {
@@ -32,7 +33,7 @@ func findTrust(cfg *config.Config, had func(string) (string, bool), elsewhere bo
 			return trust{}, err
 		}
 	}
-	bundle, err := merged(o.BundlePath(), "bundle", caNames, had)
+	bundle, err := merged(o.BundlePath(), "bundle", pod.CANames, had)
 	if err != nil {
 		return trust{}, err
 	}
@@ -41,7 +42,7 @@ func findTrust(cfg *config.Config, had func(string) (string, bool), elsewhere bo
 		return trust{}, err
 	}
 	store, err := trustStore(bundle)
-	return trust{bundle, extra, store}, err
+	return trust{Bundle: bundle, Extra: extra, Store: store}, err
 }
 
 // merged is the file at path, or one beside it with all its certificates and those that the variables name. Its name

@@ -14,7 +14,7 @@ import (
 // newHealth is the probe for an image that has neither a shell nor curl.
 func newHealth(a *app) *cobra.Command {
 	var live bool
-	var timeout time.Duration
+	var timeout, wait time.Duration
 	cmd := &cobra.Command{
 		Use: "health", Short: "Ask the running sidecar whether it is ready; exits with 1 when it is not", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -26,11 +26,22 @@ func newHealth(a *app) *cobra.Command {
 			if live {
 				path = "/livez"
 			}
-			return a.probe(cmd, dialable(cfg.Health.Listen), path, timeout)
+			for deadline := time.Now().Add(wait); ; {
+				err = a.probe(cmd, dialable(cfg.Health.Listen), path, timeout)
+				if err == nil || !time.Now().Before(deadline) {
+					return err
+				}
+				select {
+				case <-cmd.Context().Done():
+					return err
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
 		},
 	}
 	cmd.Flags().BoolVar(&live, "live", false, "ask only whether the process answers")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait for the answer")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "ask again until it is well or this long has passed")
 	return cmd
 }
 

@@ -69,15 +69,15 @@ func (a *app) runChild(ctx context.Context, agent string, argv []string) error {
 
 // environment is that of the child: this process's, with the table's variables in the place of what they replace.
 func (h *host) environment() (env, notes []string, err error) {
-	o := outlet{proxy: dialable(h.cfg.Proxy.Listen), user: h.user, token: h.token}
+	o := outlet{Proxy: dialable(h.cfg.Proxy.Listen), User: h.user, Token: h.token}
 	if h.cfg.Proxy.Intercept.Enabled {
-		if o.trust, err = findTrust(h.cfg, os.LookupEnv, false); err != nil {
+		if o.Trust, err = findTrust(h.cfg, os.LookupEnv, false); err != nil {
 			return nil, nil, fmt.Errorf("the local CA's certificate cannot be given to clients: %w", err)
 		}
 	} else {
 		notes = append(notes, "the running sidecar does not intercept: https calls are not governed, and refused where a tool has the host; set proxy.intercept.enabled")
 	}
-	list, more := o.variables(os.LookupEnv)
+	list, more := o.Variables(os.LookupEnv)
 	return overlay(os.Environ(), list), append(notes, more...), nil
 }
 
@@ -85,7 +85,7 @@ func (h *host) environment() (env, notes []string, err error) {
 func overlay(env []string, list []variable) []string {
 	set := make(map[string]bool, len(list))
 	for _, v := range list {
-		set[v.name] = true
+		set[v.Name] = true
 	}
 	out := make([]string, 0, len(env)+len(list))
 	for _, entry := range env {
@@ -94,7 +94,7 @@ func overlay(env []string, list []variable) []string {
 		}
 	}
 	for _, v := range list {
-		out = append(out, v.name+"="+v.value)
+		out = append(out, v.Name+"="+v.Value)
 	}
 	return out
 }
