@@ -160,13 +160,33 @@ func (c *conn) send(p []byte) error {
 }
 
 // linger reads what is left of a refused request, in bounds, so that the peer gets to read its answer: closing a
-// socket with unread bytes resets it.
+// socket with unread bytes resets it, and a reset takes the answer with it. Of a peer that sends more than that no more
+// is read, but it keeps its time to find the answer.
 func (c *conn) linger() {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
 	_ = c.SetReadDeadline(time.Now().Add(lingerTime))
-	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+	if n, _ := io.CopyN(io.Discard, c.Conn, lingerBytes); n == lingerBytes {
+		c.awaitReset()
+	}
+}
+
+// awaitReset waits, without taking a byte, until the peer has reset the connection or the read deadline is over. An
+// orderly end would stand behind what is not read.
+func (c *conn) awaitReset() {
+	tcp, ok := c.under.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		why, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
+		return err != nil || why != 0
+	})
 }
 
 // readRaw reads what the peer sends past the gate, for tunnels: first what the buffer holds.
