@@ -18,6 +18,9 @@ need python3 python3
 need node nodejs
 need npm npm
 need chromium chromium
+need redis-server redis-server
+need redis-sentinel redis-sentinel
+need redis-benchmark redis-tools
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
 	sudo=""

@@ -1,0 +1,198 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// redisClient asks the master that holds the namespace's keys: one script, one round trip, and never one twice without
+// saying so. Its methods may be called from any goroutine.
+type redisClient struct {
+	cfg     RedisConfig
+	log     *slog.Logger
+	tag     string
+	routes  topology
+	dial    nodeDialer
+	breaker *gobreaker.TwoStepCircuitBreaker[any]
+
+	ctx  context.Context // ends with close
+	stop context.CancelFunc
+	work sync.WaitGroup // what runs until then
+
+	mu       sync.Mutex
+	nodes    map[string]*redisNode // guarded by mu
+	epoch    epoch                 // last known; guarded by mu
+	onEpochs []func(old, new epoch)
+	judged   judgement // guarded by mu
+	closed   bool      // guarded by mu
+}
+
+// firstContact bounds dialRedis: a resolver and a handshake may be slow once.
+const firstContact = 5 * time.Second
+
+// dialRedis connects to the server that the configuration names and judges it. A server that must not be used, such as
+// one that evicts keys, is an error; so is one below its promise with `strict`.
+func dialRedis(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*redisClient, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c := &redisClient{cfg: cfg, log: log, tag: tagOf(cfg.Prefix), nodes: map[string]*redisNode{}}
+	var err error
+	if c.dial, err = newNodeDialer(cfg); err != nil {
+		return nil, err
+	}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	c.breaker = newRedisBreaker(c)
+	if c.routes, err = c.topology(); err == nil {
+		err = c.firstLook(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	c.work.Go(c.keepJudging)
+	return c, nil
+}
+
+func (c *redisClient) topology() (topology, error) {
+	if len(c.cfg.Addrs) == 0 {
+		return nil, errors.New("store.redis.addrs names no server: write host:port")
+	}
+	switch c.cfg.Mode {
+	case "", "standalone":
+		return fixed(c.cfg.Addrs[0]), nil
+	}
+	return nil, fmt.Errorf("store.redis.mode: %q is not known", c.cfg.Mode)
+}
+
+// tagOf is what stands between the braces of every key: all of a namespace hash to one slot, those of another prefix to
+// another.
+func tagOf(prefix string) string {
+	if tag := strings.Trim(prefix, ":{}"); tag != "" {
+		return tag
+	}
+	return "oo"
+}
+
+// key names something of the namespace.
+func (c *redisClient) key(parts ...string) string {
+	return c.cfg.Prefix + "{" + c.tag + "}:" + strings.Join(parts, ":")
+}
+
+// run runs the script once on the master that holds the keys.
+func (c *redisClient) run(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
+	return c.ask(ctx, s.name, false, func(whole bool) []any { return s.command(whole, keys, args) })
+}
+
+// runDurable is run for what must be on wait_replicas replicas. When they are too few the reply is there all the same,
+// with errReplicas.
+func (c *redisClient) runDurable(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
+	return c.ask(ctx, s.name, c.cfg.WaitReplicas > 0, func(whole bool) []any { return s.command(whole, keys, args) })
+}
+
+// do runs one plain command, which only reads: it is asked again when its reply was lost.
+func (c *redisClient) do(ctx context.Context, args ...any) (any, error) {
+	name, _ := args[0].(string)
+	return c.ask(ctx, name, false, func(bool) []any { return args })
+}
+
+// ask bounds, guards and names one question.
+func (c *redisClient) ask(ctx context.Context, name string, durable bool, command func(whole bool) []any) (any, error) {
+	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	if c.breaker.State() != gobreaker.StateClosed {
+		return nil, fmt.Errorf("redis: %s: %w: %w", name, errNotExecuted, c.err())
+	}
+	done, err := c.breaker.Allow()
+	if err != nil {
+		return nil, fmt.Errorf("redis: %s: %w: %w", name, errNotExecuted, err)
+	}
+	reply, err := c.follow(bounded, durable, command)
+	if trouble := outage(ctx, err); trouble {
+		c.routes.doubt()
+		done(err)
+	} else {
+		done(nil)
+	}
+	if err != nil {
+		return reply, fmt.Errorf("redis: %s: %w", name, err)
+	}
+	return reply, nil
+}
+
+// maxHops bounds how often one question goes on to another node, or again to the same one. Each hop follows an answer
+// that says that nothing ran.
+const maxHops = 5
+
+// follow asks the owner, and goes where it is sent. It is what a cluster client does, without ever repeating what may
+// have run.
+func (c *redisClient) follow(ctx context.Context, durable bool, command func(whole bool) []any) (reply any, err error) {
+	addr, err := c.routes.owner(ctx)
+	if err != nil {
+		return nil, notExecuted(err)
+	}
+	whole, asking := false, false
+	for range maxHops {
+		r := &request{args: command(whole), asking: asking}
+		reply, err = c.node(addr).lane(durable).send(ctx, r)
+		text, answered := serverError(err)
+		if !answered || !errors.Is(err, errNotExecuted) {
+			return reply, err
+		}
+		word, rest, _ := strings.Cut(text, " ")
+		switch word {
+		case "NOSCRIPT":
+			whole = true
+		case "MOVED", "ASK":
+			_, to, _ := strings.Cut(rest, " ")
+			if to == "" {
+				return nil, err
+			}
+			if asking = word == "ASK"; !asking {
+				c.routes.moved(to)
+			}
+			addr = to
+		case "TRYAGAIN":
+			pause(ctx, 5*time.Millisecond)
+		default:
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
+// pause waits, but not beyond the context.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// err says why nothing is asked now; nil when questions are.
+func (c *redisClient) err() error {
+	if c.breaker.State() != gobreaker.StateClosed {
+		return errors.New("Redis does not answer; it is asked again several times a second")
+	}
+	return c.judgement().Refused
+}
+
+// close ends the connections. Questions on their way end with an error.
+func (c *redisClient) close() error {
+	c.stop()
+	c.mu.Lock()
+	c.closed = true
+	var errs []error
+	for _, n := range c.nodes {
+		errs = append(errs, n.close())
+	}
+	c.mu.Unlock()
+	c.work.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,51 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+const (
+	breakAfter = 3                      // failures in a row
+	probeEvery = 100 * time.Millisecond // while open
+)
+
+// newRedisBreaker makes a breaker that lets no caller probe: one goroutine does, so that callers are refused at once.
+func newRedisBreaker(c *redisClient) *gobreaker.TwoStepCircuitBreaker[any] {
+	return gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
+		Name: "redis", MaxRequests: 1, Timeout: probeEvery,
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= breakAfter },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			switch {
+			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
+				c.log.Warn("Redis does not answer: nothing is asked until a probe is answered")
+				go c.probe()
+			case to == gobreaker.StateClosed:
+				c.log.Info("Redis answers again")
+			}
+		},
+	})
+}
+
+// probe asks until there is an answer.
+func (c *redisClient) probe() {
+	for c.ctx.Err() == nil && c.breaker.State() != gobreaker.StateClosed {
+		pause(c.ctx, probeEvery)
+		done, err := c.breaker.Allow()
+		if err != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
+		_, err = c.follow(ctx, false, func(bool) []any { return []any{"exists", c.key("probe")} })
+		cancel()
+		if !outage(c.ctx, err) {
+			err = nil
+		}
+		done(err)
+		if err != nil {
+			c.routes.doubt()
+		}
+	}
+}

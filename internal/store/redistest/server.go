@@ -1,0 +1,172 @@
+// Package redistest starts real Redis servers for tests, on free loopback ports and in directories of the test, and ends
+// them with it. A relay between client and server loses, cuts and delays what tests want lost.
+package redistest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Server is one redis-server. Its methods end the test when they fail.
+type Server struct {
+	Addr string // of its listener, host:port; in clear, also when it speaks TLS beside
+
+	t    testing.TB
+	dir  string
+	args []string
+	cmd  *exec.Cmd
+	exit chan struct{} // closed when the process has ended
+}
+
+// program is the path of a command of Redis. A missing one skips the test loudly; with CI=true it fails.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s is missing: run make tools", name)
+	}
+	t.Skipf("SKIPPED: %s is missing: run make tools", name)
+	return ""
+}
+
+// Start starts one server that keeps every write (appendonly, appendfsync always) and evicts nothing. Further settings
+// are given as on its command line, such as "--maxmemory", "8mb".
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	return start(t, program(t, "redis-server"), t.TempDir(), freePort(t), args)
+}
+
+func start(t testing.TB, binary, dir string, port int, args []string) *Server {
+	t.Helper()
+	s := &Server{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), t: t, dir: dir}
+	s.args = append([]string{
+		binary, "--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir", dir, "--save", "", "--appendonly", "yes",
+		"--appendfsync", "always", "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", filepath.Join(dir, "log"),
+		"--repl-diskless-sync-delay", "0", "--enable-debug-command", "local",
+	}, args...)
+	s.run()
+	t.Cleanup(s.Kill)
+	s.await()
+	return s
+}
+
+func (s *Server) run() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.args[0], s.args[1:]...)
+	s.cmd.SysProcAttr = endWithTest()
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatalf("start %s: %v", s.args[0], err)
+	}
+	s.exit = make(chan struct{})
+	go func(cmd *exec.Cmd, exit chan struct{}) {
+		_ = cmd.Wait()
+		close(exit)
+	}(s.cmd, s.exit)
+}
+
+// await waits until the server answers, as loaded.
+func (s *Server) await() {
+	s.t.Helper()
+	Eventually(s.t, "redis-server at "+s.Addr+" answers", func() error {
+		select {
+		case <-s.exit:
+			log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+			s.t.Fatalf("redis-server ended: %s", log)
+		default:
+		}
+		reply, err := Ask(s.Addr, "PING")
+		if err == nil && reply != "PONG" {
+			err = fmt.Errorf("%v", reply)
+		}
+		return err
+	})
+}
+
+// Do sends one command and gives its reply: a string, an int64, a []any or nil.
+func (s *Server) Do(args ...string) any {
+	s.t.Helper()
+	reply, err := Ask(s.Addr, args...)
+	if err != nil {
+		s.t.Fatalf("%s: %s: %v", s.Addr, strings.Join(args, " "), err)
+	}
+	return reply
+}
+
+// Info is one line of INFO.
+func (s *Server) Info(name string) string {
+	s.t.Helper()
+	text, _ := s.Do("INFO", "everything").(string)
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// Pause stops the process (SIGSTOP): connections stay and nothing is answered.
+func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Resume lets it go on.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig os.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatalf("%v to redis-server: %v", sig, err)
+	}
+}
+
+// Kill ends the process at once (SIGKILL).
+func (s *Server) Kill() {
+	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Errorf("kill redis-server: %v", err)
+	}
+	<-s.exit
+}
+
+// Restart starts it again on the same port and data after a Kill, and waits until it answers.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.run()
+	s.await()
+}
+
+// Eventually waits until the condition holds.
+func Eventually(t testing.TB, what string, condition func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := condition()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 30 s until %s: %v", what, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// freePort is a port that nobody listens on now.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
