@@ -125,4 +125,3 @@ func claimed(batch []*request) []*request {
 	}
 	return kept
 }
-
