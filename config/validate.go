@@ -272,12 +272,6 @@ func (v *checker) embedded() {
 	}
 }
 
-func (v *checker) redis() {
-	if v.Store.Kind == "redis" {
-		v.bad("store.kind", "redis is not in this build yet", "write kind: embedded")
-	}
-}
-
 func (v *checker) control() {
 	if v.Control.BaseURL != "" {
 		v.bad("control.base_url", "a control plane is not in this build yet", "remove it")

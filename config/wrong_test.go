@@ -7,6 +7,8 @@ import (
 	"testing"
 )
 
+const redisHead = head + "store: {kind: redis, redis: {"
+
 // wrong is one way in which a file is wrong, and what must be said of it.
 type wrong struct {
 	name, text string
@@ -146,7 +148,19 @@ var wholes = []wrong{
 	{"max_keys", head + "store: {embedded: {max_keys: 0}}\n", "store.embedded.max_keys", 2, "at least 1", ""},
 	{"dir", head + "store: {embedded: {dir: \"\"}}\n", "store.embedded.dir", 2, "is empty", ""},
 	{"seal_key", head + "store: {seal_key: short}\n", "store.seal_key", 2, "has 5 characters", ""},
-	{"redis", head + "store:\n  kind: redis\n", "store.kind", 3, "not in this build yet", "kind: embedded"},
+	{"redis without addresses", redisHead + "addrs: []}}\n", "store.redis.addrs", 2, "is empty", ""},
+	{"redis address", redisHead + "addrs: [\"redis://a:1\"]}}\n", "store.redis.addrs[0]", 2, "no host:port", ""},
+	{"redis two servers", redisHead + "addrs: [a:1, b:1]}}\n", "store.redis.addrs", 2, "2 addresses of one server", "mode: sentinel"},
+	{"redis cluster db", redisHead + "mode: cluster, db: 1}}\n", "store.redis.db", 2, "database 0 only", "remove it"},
+	{"redis db", redisHead + "db: -1}}\n", "store.redis.db", 2, "0 or more", ""},
+	{"redis sentinel", redisHead + "mode: sentinel}}\n", "store.redis.sentinel_master", 2, "is empty", ""},
+	{"redis tls", redisHead + "tls_ca: /ca.pem}}\n", "store.redis.tls_ca", 2, "tls is off", "tls: true"},
+	{"redis prefix", redisHead + "prefix: \"a*\"}}\n", "store.redis.prefix", 2, "up to 64", ""},
+	{"redis replicas", redisHead + "wait_replicas: -1}}\n", "store.redis.wait_replicas", 2, "0 or more", ""},
+	{"redis answer_ttl", redisHead + "answer_ttl: 0s}}\n", "store.redis.answer_ttl", 2, "more than zero", ""},
+	{"redis hold", redisHead + "hold: 2m}}\n", "store.redis.hold", 2, "0s to 1m", ""},
+	{"redis poll", redisHead + "poll: 1ms}}\n", "store.redis.poll", 2, "50ms to 1m", ""},
+	{"redis shard", redisHead + "shard: agent}}\ntools: [{name: a, url: \"https://h/a\", dedup: {scope: global}}]\n", "tools[0].dedup.scope", 3, "would not meet", "shard: namespace"},
 	{"control", head + "control:\n  base_url: https://x\n", "control.base_url", 3, "not in this build yet", ""},
 	{"waiters", head + "limits: {waiters: -1}\n", "limits.waiters", 2, "at least 0", ""},
 	{"header_bytes", head + "limits: {header_bytes: 0B}\n", "limits.header_bytes", 2, "at least 1KiB", ""},
@@ -282,6 +296,7 @@ func TestWarnings(t *testing.T) {
 		{"agent: {proxy_users: {a: 0123456789abcdef}}\n", "agent.proxy_users.a", "a secret stands in the file"},
 		{"api: {keys: [{name: a, role: operator, key: 0123456789abcdef}]}\n", "api.keys[0].key", "a secret stands in the file"},
 		{"store: {seal_key: 0123456789abcdef}\n", "store.seal_key", "a secret stands in the file"},
+		{"store: {kind: redis}\n", "store.seal_key", "secrets of tools cannot be set"},
 		{"store: {redis: {password: x}}\n", "store.redis.password", "a secret stands in the file"},
 		{"control: {api_key: x}\n", "control.api_key", "a secret stands in the file"},
 		{"tools: [{name: a, url: https://h/a, auth: {type: hmac_sha256, secrets: [0123456789abcdef]}}]\n", "tools[0].auth.secrets[0]", "a secret stands in the file"},

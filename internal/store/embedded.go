@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,7 +122,7 @@ func (e *Embedded) open() error {
 	}
 	e.j = j
 	close(e.opened)
-	if e.secret, err = shownKey(filepath.Join(e.opt.Config.Dir, "shown.key")); err == nil {
+	if e.secret, err = shownKey(shownKeyPath(e.opt.Config.Dir)); err == nil {
 		err = e.recover()
 	}
 	if err != nil {

@@ -29,11 +29,17 @@ type Entry struct {
 	Name      string
 	Value     []byte // JSON
 	ChangedAt time.Time
-	Source    string // "file" or "api"
+	Source    string  // "file" or "api"
+	Revision  uint64  // grows with each change of the entry
+	Replaces  *uint64 // Put: the revision that it may replace, 0 for none; nil: whatever stands
 }
 
-// ErrNoEntry says that there is nothing of that name to delete.
-var ErrNoEntry = errors.New("no such entry")
+var (
+	// ErrNoEntry says that there is nothing of that name to delete.
+	ErrNoEntry = errors.New("no such entry")
+	// ErrMoved says that another revision of an entry stands than the one to be replaced.
+	ErrMoved = errors.New("the entry was changed meanwhile")
+)
 
 type entryID struct {
 	kind EntryKind
@@ -60,7 +66,7 @@ func (v *versions) entry(id entryID) (Entry, bool) {
 	if !w.known || w.gone || w.value == nil {
 		return Entry{}, false
 	}
-	return Entry{Kind: id.kind, Name: id.name, Value: w.value, ChangedAt: w.at, Source: source}, true
+	return Entry{Kind: id.kind, Name: id.name, Value: w.value, ChangedAt: w.at, Source: source, Revision: uint64(w.at.UnixNano())}, true
 }
 
 // empty says that nothing need be remembered: nobody names the entry any more.
@@ -119,14 +125,23 @@ func (e *Embedded) LoadFile(ctx context.Context, entries []Entry) error {
 	})
 }
 
-// Put sets an entry for the api. It holds once it is durable.
+// Put sets an entry for the api. It holds once it is durable. ErrMoved when it is not there to replace what stands.
 func (e *Embedded) Put(ctx context.Context, entry Entry, who string) error {
-	return e.change(ctx, func(now time.Time) []edit {
+	moved := false
+	err := e.change(ctx, func(now time.Time) []edit {
 		id := entryID{entry.Kind, entry.Name}
 		v := e.version(id)
+		stands, _ := v.entry(id)
+		if moved = entry.Replaces != nil && *entry.Replaces != stands.Revision; moved {
+			return nil
+		}
 		v.api = version{known: true, at: after(now, v.file.at), value: bytes.Clone(entry.Value)}
 		return []edit{{id, v, who, "changed"}}
 	})
+	if err == nil && moved {
+		err = fmt.Errorf("%w: %s %s", ErrMoved, entry.Kind, entry.Name)
+	}
+	return err
 }
 
 // Delete removes an entry for the api, also one of the file, until the file changes it. ErrNoEntry when there is none.

@@ -68,6 +68,8 @@ func (e *Embedded) Guarantee() string {
 	return promise
 }
 
+func shownKeyPath(dir string) string { return filepath.Join(dir, "shown.key") }
+
 // shownKey reads the store's secret, or makes it once.
 func shownKey(name string) (key [32]byte, err error) {
 	text, err := os.ReadFile(name)

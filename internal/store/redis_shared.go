@@ -1,0 +1,287 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+)
+
+// shared is what the sidecars of a namespace share beside the calls: the kill switch, policies and tools, locks and
+// leases, and the secret under which keys are shown. What is read every poll is the truth; a hint by pub/sub only has
+// it read at once. Its methods may be called from any goroutine.
+type shared struct {
+	c   *redisClient
+	opt sharedOptions
+
+	switches atomic.Pointer[map[string]Switch]
+	offset   atomic.Int64 // of the server's clock against this machine's, ns
+	heard    atomic.Int64 // when the switch was last read, ns of this process's monotonic clock; 0: never
+	secret   [32]byte     // set by openShared
+
+	look chan struct{} // a hint came
+	stop context.CancelFunc
+	done chan struct{} // closed when nothing follows the server any more
+
+	reading sync.Mutex // one look at the server at a time; taken before mu
+	mu      sync.Mutex
+	off     map[string]thrown // agents that are off; guarded by mu
+	on      map[string]uint64 // the revision at which an agent was let go; guarded by mu
+	entries sharedEntries     // guarded by mu
+	told    watchers          // guarded by mu
+	pending map[leaseID]pendingEnd
+	arrived []func(time.Duration) // hear how long a change of the switch took to bind here; guarded by mu
+	refused []func()              // hear of an older entry that the server offered; guarded by mu
+}
+
+// sharedOptions configure what is shared.
+type sharedOptions struct {
+	Poll   time.Duration             // how often the truth is read
+	Dir    string                    // of this sidecar's own journal
+	Owner  string                    // of jobs: who goes on with them after a restart
+	Log    *slog.Logger              // never nil
+	Change func(*audit.Change) error // records an operator's change in this sidecar's own journal
+
+	// For tests.
+	skew func() time.Duration // what the server's clock is ahead; nil: nothing
+	deaf bool                 // no hint arrives
+}
+
+// maxRevision is the largest revision that a script can compare exactly.
+const maxRevision = 1 << 53
+
+// Everything that one poll reads. Entries are read only when something changed. The answer: time, secret, switches that
+// are off, those that were let go, revision of the entries, and the entries or nothing.
+var pollScript = newScript("poll", `#!lua flags=no-writes
+local time = redis.call('TIME')
+local revision = redis.call('GET', KEYS[4]) or ''
+local reply = {time[1] .. string.format('%06d', time[2]), redis.call('GET', KEYS[5]) or '', redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), revision}
+if revision ~= ARGV[1] or revision == '' then reply[6] = redis.call('HGETALL', KEYS[3]) end
+return reply`)
+
+// The first secret that is offered holds.
+var secretScript = newScript("secret", `#!lua flags=allow-oom
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])`)
+
+// openShared agrees with the server on the secret, reads what is shared, and follows it from then on.
+func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared, error) {
+	if opt.Poll <= 0 {
+		opt.Poll = time.Second
+	}
+	if opt.skew == nil {
+		opt.skew = func() time.Duration { return 0 }
+	}
+	s := &shared{
+		c: c, opt: opt, look: make(chan struct{}, 1), done: make(chan struct{}),
+		off: map[string]thrown{}, on: map[string]uint64{}, entries: newSharedEntries(), pending: map[leaseID]pendingEnd{},
+	}
+	s.switches.Store(&map[string]Switch{})
+	if err := s.agree(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.read(ctx); err != nil {
+		return nil, fmt.Errorf("read the kill switch, policies and tools: %w", err)
+	}
+	following, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	unsubscribe := func() {}
+	if !opt.deaf {
+		unsubscribe = c.subscribe(s.hints(), func(string) { s.hint() })
+	}
+	go func() {
+		defer close(s.done)
+		defer unsubscribe()
+		s.follow(following)
+	}()
+	return s, nil
+}
+
+// close follows the server no more.
+func (s *shared) close() {
+	s.stop()
+	<-s.done
+}
+
+// hints is the channel on which sidecars tell each other that something changed.
+func (s *shared) hints() string { return s.c.key("hints") }
+
+// hint has the server read at once.
+func (s *shared) hint() {
+	select {
+	case s.look <- struct{}{}:
+	default:
+	}
+}
+
+// follow reads the truth on each hint and every poll until ctx ends.
+func (s *shared) follow(ctx context.Context) {
+	tick := time.NewTicker(s.opt.Poll)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.look:
+		case <-tick.C:
+		}
+		err := s.read(ctx)
+		if failing != (err != nil) && ctx.Err() == nil {
+			if failing = err != nil; failing {
+				s.opt.Log.Warn("the kill switch, policies and tools cannot be read; those that were read last hold", "error", err.Error())
+			} else {
+				s.opt.Log.Info("the kill switch, policies and tools are read again")
+			}
+		}
+	}
+}
+
+// read takes in the truth, and gives back to the server what it has lost.
+func (s *shared) read(ctx context.Context) error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	s.mu.Lock()
+	known := s.entries.revision
+	s.mu.Unlock()
+	asked := time.Now()
+	reply, err := s.c.run(ctx, pollScript, []string{s.c.key("switch"), s.c.key("switch-on"), s.c.key("entries"), s.c.key("entries-revision"), s.c.key("secret")}, known)
+	if err != nil {
+		return err
+	}
+	parts, ok := reply.([]any)
+	if !ok || len(parts) < 5 {
+		return fmt.Errorf("the poll script answered %T", reply)
+	}
+	micros, err := strconv.ParseInt(text(parts[0]), 10, 64)
+	if err != nil {
+		return fmt.Errorf("the server's time: %w", err)
+	}
+	s.offset.Store(micros*1000 - asked.Add(time.Since(asked)/2).UnixNano())
+	s.takeSwitches(pairs(parts[2]), pairs(parts[3]))
+	if len(parts) > 5 {
+		s.takeEntries(text(parts[4]), pairs(parts[5]))
+	}
+	s.heard.Store(int64(time.Since(processStart)) + 1)
+	s.giveBack(ctx, text(parts[1]) == "")
+	return nil
+}
+
+// giveBack asserts what this process knows and the server does not: what a failover or a flush lost.
+func (s *shared) giveBack(ctx context.Context, secret bool) {
+	if secret {
+		if err := s.agree(ctx); err != nil {
+			s.opt.Log.Warn("the secret under which keys are shown cannot be given back to the store", "error", err.Error())
+		}
+	}
+	s.assertSwitches(ctx)
+	s.assertEntries(ctx)
+	s.finishPending(ctx)
+}
+
+// processStart is what durations of the monotonic clock count from.
+var processStart = time.Now()
+
+// sinceSwitchHeard is how old the known kill switch is; very old when it was never read.
+func (s *shared) sinceSwitchHeard() time.Duration {
+	at := s.heard.Load()
+	if at == 0 {
+		return 1<<63 - 1
+	}
+	return time.Since(processStart) - time.Duration(at)
+}
+
+// now is about the server's time.
+func (s *shared) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
+
+// revisionNow is a revision for what is changed here and now, while the server cannot be asked.
+func (s *shared) revisionNow() uint64 { return uint64(s.now().UnixMicro()) }
+
+// agree takes the secret that all sidecars of the namespace share, or shares this one's own.
+func (s *shared) agree(ctx context.Context) error {
+	name := shownKeyPath(s.opt.Dir)
+	own := s.secret
+	if own == ([32]byte{}) {
+		var err error
+		if own, err = shownKey(name); err != nil {
+			return err
+		}
+	}
+	reply, err := s.ask(ctx, secretScript, []string{s.c.key("secret")}, hex.EncodeToString(own[:]))
+	if err != nil {
+		return fmt.Errorf("agree on the secret under which keys are shown: %w", err)
+	}
+	p, err := hex.DecodeString(text(reply))
+	if err != nil || len(p) != len(own) {
+		return fmt.Errorf("%s in the store is damaged: it must be 64 hex digits; remove it and keys will be shown under new names", s.c.key("secret"))
+	}
+	if s.secret == ([32]byte{}) {
+		copy(s.secret[:], p)
+	}
+	if string(p) != string(own[:]) {
+		return writeNew(name, hex.EncodeToString(p)+"\n")
+	}
+	return nil
+}
+
+// Secret is the secret under which all sidecars of the namespace show keys.
+func (s *shared) Secret() [32]byte { return s.secret }
+
+// ask runs a script that may be run any number of times with the same arguments, until it is known what became of it
+// or ctx ends. Three lost replies in a row are an errLost.
+func (s *shared) ask(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
+	for attempt := 1; ; attempt++ {
+		reply, err := s.c.run(ctx, sc, keys, args...)
+		if err == nil || !errors.Is(err, errLost) || attempt == 3 || ctx.Err() != nil {
+			return reply, err
+		}
+	}
+}
+
+// record writes an operator's change to this sidecar's own journal. The change holds whether or not that succeeds.
+func (s *shared) record(c *audit.Change) {
+	if err := s.opt.Change(c); err != nil {
+		s.opt.Log.Error("an operator's change holds, and is not in the journal", "what", c.What, "entity", c.Entity, "who", c.Who, "error", err.Error())
+	}
+}
+
+func away(err error) error {
+	return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+}
+
+// nonceText names one attempt to change something.
+func nonceText() string {
+	var p [8]byte
+	_, _ = rand.Read(p[:])
+	return hex.EncodeToString(p[:])
+}
+
+// text is a reply that is a string or a number, as a string; empty for everything else.
+func text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
+}
+
+// pairs is the reply of HGETALL.
+func pairs(v any) map[string]string {
+	list, _ := v.([]any)
+	m := make(map[string]string, len(list)/2)
+	for i := 0; i+1 < len(list); i += 2 {
+		m[text(list[i])] = text(list[i+1])
+	}
+	return m
+}
