@@ -85,6 +85,9 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 // openStore opens the store and makes, once, the keys beside it.
 func (s *sidecar) openStore(cfg *config.Config) error {
 	var err error
+	if cfg.Store.Kind == "redis" {
+		return errors.New("store.kind: redis is not in this build yet")
+	}
 	s.store, err = store.OpenEmbedded(store.Options{Config: cfg.Store.Embedded, Waiters: cfg.Limits.Waiters, AnswerBytes: int64(cfg.Limits.AnswerBytes), Log: s.log})
 	if err != nil {
 		return err
