@@ -18,6 +18,7 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/hmac"
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/store"
@@ -249,6 +250,15 @@ func (h *house) die() string {
 	return to
 }
 
+// openapi is what every answer is held against.
+var openapi = func() *apitest.Description {
+	d, err := apitest.Read(api.Description)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
+
 // got is an answer as it stood on the wire.
 type got struct {
 	status int
@@ -284,6 +294,9 @@ func (h *house) ask(key, method, path, body string, headers ...string) got {
 	_ = json.Unmarshal(text, &g.body)
 	if resp.Header.Get("X-Request-Id") == "" {
 		h.t.Errorf("%s %s: an answer without X-Request-Id", method, path)
+	}
+	if err := openapi.Judge(r, resp.StatusCode, text); err != nil {
+		h.t.Error(err)
 	}
 	return g
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 )
 
@@ -167,11 +168,23 @@ func ask(t *testing.T, s *httptest.Server, method, path, body string, header ...
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := openapi.Judge(r, resp.StatusCode, data); err != nil && r.Host == r.URL.Host { // other Hosts are refused before the API
+		t.Error(err)
+	}
 	if resp.StatusCode/100 == 3 || resp.Header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("%s %s: %d %v", method, path, resp.StatusCode, resp.Header)
 	}
 	return resp.StatusCode, strings.TrimSpace(string(data))
 }
+
+// openapi is what every answer is held against.
+var openapi = func() *apitest.Description {
+	d, err := apitest.Read(description)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}()
 
 func as(key string) []string { return []string{"Authorization", "Bearer " + key} }
 
