@@ -8,7 +8,8 @@ import (
 // TestPythonSDKGoverns runs the governance, account and timeline calls of the SDK from PyPI against the program.
 func TestPythonSDKGoverns(t *testing.T) {
 	s, c := startForSDK(t)
-	cmd := exec.Command(virtual(t), "sdk_govern.py", "http://"+s.api, operatorKey, agentKey, c.URL+"/registered")
+	s.witness = s.witnessed(t)
+	cmd := exec.Command(virtual(t), "sdk_govern.py", s.base(), operatorKey, agentKey, c.URL+"/registered")
 	cmd.Env = append(cleanEnv(), "PYTHONSAFEPATH=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out, s.log)

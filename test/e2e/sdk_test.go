@@ -35,7 +35,7 @@ func virtual(t testing.TB) string {
 // python runs a scenario of the real SDK and returns what it printed and how it ended.
 func (s *sidecar) python(scenario, key string) (out map[string]any, code int, errs string) {
 	s.t.Helper()
-	cmd := exec.Command(virtual(s.t), "sdk.py", scenario, "http://"+s.api, key)
+	cmd := exec.Command(virtual(s.t), "sdk.py", scenario, s.base(), key)
 	cmd.Env = append(cleanEnv(), "PYTHONSAFEPATH=1")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -45,6 +45,14 @@ func (s *sidecar) python(scenario, key string) (out map[string]any, code int, er
 	}
 	_ = json.Unmarshal(stdout.Bytes(), &out)
 	return out, cmd.ProcessState.ExitCode(), stderr.String()
+}
+
+// base is where the SDK's clients find the API: the witness, where there is one.
+func (s *sidecar) base() string {
+	if s.witness != nil {
+		return s.witness.URL
+	}
+	return "http://" + s.api
 }
 
 // sdk runs a scenario that must hold.
@@ -122,6 +130,7 @@ func startForSDK(t *testing.T) (*sidecar, *till) {
 // TestPythonSDK runs the SDK from PyPI, as it is, against the program.
 func TestPythonSDK(t *testing.T) {
 	s, c := startForSDK(t)
+	s.witness = s.witnessed(t)
 	for _, scenario := range []string{"check_lock", "check_lock_async", "run_fn", "decorated", "decorated_ai"} {
 		s.sdk(scenario, operatorKey)
 	}

@@ -88,6 +88,7 @@ type sidecar struct {
 	cmd                *exec.Cmd
 	log                *bytes.Buffer
 	exited             chan error
+	witness            *witness // between the API and its clients; may be nil
 }
 
 // start writes the configuration, starts the program and waits until it is ready. It is ended with the test.
