@@ -47,5 +47,5 @@ mkdir -p "$node"
 case $(uname -m) in aarch64 | arm64) arch=arm64 ;; *) arch=x64 ;; esac
 install_clients "$node/.clients" "undici@7.30.2 axios@1.21.1 node-linux-$arch@26.10.0 @langchain/core@1.4.0 ai@7.0.173 zod@4.6.7" \
 	npm install --silent --no-audit --no-fund --no-update-notifier --prefix "$node"
-"$venv/bin/python" -c 'import onceonly, sys; sys.exit(onceonly.__version__ != "3.0.5")' 2>/dev/null || "$venv/bin/python" -m pip install -q --disable-pip-version-check onceonly-sdk==3.0.5
+install_clients "$venv/.onceonly" "onceonly-sdk[langchain]==3.0.5" "$venv/bin/python" -m pip install -q --disable-pip-version-check
 install_clients "$venv/.sdk" "schemathesis==4.32.5 fastapi==0.165.0 uvicorn==0.54.0" "$venv/bin/python" -m pip install -q --disable-pip-version-check
