@@ -74,6 +74,7 @@ var (
 	ErrUnavailable    = errors.New("the store takes no new claims") // wrapped with the reason; maps to store_unavailable
 	ErrDeferred       = errors.New("the outcome is not durable yet")
 	ErrOvertaken      = errors.New("another holder has this key now") // a possible double execution
+	ErrDisabled       = errors.New("the agent is switched off")       // of Begin: found in the same step as the claim, where the switch is shared
 	ErrTooManyWaiters = errors.New("too many callers wait for this call")
 )
 

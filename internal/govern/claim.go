@@ -3,6 +3,7 @@ package govern
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -45,7 +46,10 @@ func (p *passage) claim(ctx context.Context) *Reply {
 	c := p.ask()
 	p.nonce = c.Nonce
 	b, err := p.g.Store.Begin(ctx, c)
-	if err != nil {
+	switch {
+	case errors.Is(err, dedup.ErrDisabled):
+		return p.refuse("agent_disabled", "")
+	case err != nil:
 		return p.unclaimed(err)
 	}
 	p.begun = b

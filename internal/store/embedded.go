@@ -49,6 +49,7 @@ type Embedded struct {
 
 	leases *leases        // of clients, with a lock of their own
 	book   *activity.Book // of what callers did, with a lock of its own
+	own    *ownCalls      // claimed in Redis, where this is the journal beside it; with a lock of its own
 
 	editing sync.Mutex // one change of entries at a time; taken before mu
 
@@ -74,7 +75,7 @@ func OpenEmbedded(opt Options) (*Embedded, error) {
 	opt.fill()
 	e := &Embedded{
 		opt: opt, log: opt.Log, opened: make(chan struct{}), cache: newCache(opt.CacheBytes),
-		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(),
+		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(), own: newOwnCalls(),
 	}
 	e.switches.Store(&map[string]Switch{})
 	e.book = activity.New(e.noteActivity)
@@ -120,7 +121,7 @@ func (e *Embedded) open() error {
 	if err != nil {
 		return err
 	}
-	e.j = j
+	e.j, e.own.append, e.own.note = j, j.Append, j.Note
 	close(e.opened)
 	if e.secret, err = shownKey(shownKeyPath(e.opt.Config.Dir)); err == nil {
 		err = e.recover()
@@ -176,7 +177,7 @@ func (e *Embedded) now() time.Time { return e.j.Now() }
 // reserve is what the journal must still take for the calls that are running: their outcomes, with an answer of up to
 // 64 KiB. A larger answer is kept only while there is room for more than that.
 func (e *Embedded) reserve() int64 {
-	return e.running.Load() * (8<<10 + min(e.opt.AnswerBytes, largeAnswer))
+	return (e.running.Load() + e.own.count.Load()) * (8<<10 + min(e.opt.AnswerBytes, largeAnswer))
 }
 
 const largeAnswer = 64 << 10

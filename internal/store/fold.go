@@ -31,6 +31,8 @@ func (e *Embedded) fold(st journal.Stored) error {
 		err = e.book.Fold(st.Fact)
 	case kindLock, kindLease, kindEndedLease:
 		err = e.foldLeases(&st)
+	case kindIntent, kindLost, kindOwnEnd, kindLate, kindReached:
+		err = e.own.fold(&st)
 	}
 	if err != nil {
 		return fmt.Errorf("entry %d of kind %d: %w", st.Seq, st.Kind, err)
@@ -116,6 +118,7 @@ func (e *Embedded) carry(before uint64, emit func(journal.Entry)) error {
 		return err
 	}
 	e.book.Carry(func(fact []byte) { emit(journal.Entry{Kind: kindActivity, Fact: fact, Must: true}) })
+	e.own.carry(before, emit)
 	return e.carryLeases(before, emit)
 }
 

@@ -1,0 +1,260 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/activity"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/journal"
+)
+
+// RedisOptions configure a store that several sidecars share. Options are those of the journal beside it.
+type RedisOptions struct {
+	Options
+	Redis RedisConfig
+	Owner string // of jobs: who goes on with them after a restart
+
+	Ahead func() time.Duration // for tests: how far the store's clock is ahead of the server's; nil: not at all
+}
+
+// Redis is the store of many sidecars. Redis decides who may run; the journal beside it knows what this sidecar did.
+// Both records stand before Begin returns. Its methods may be called from any goroutine.
+type Redis struct {
+	*shared // switch, policies, tools, locks and leases
+
+	opt      RedisOptions
+	local    *Embedded
+	client   *redisClient
+	instance string // names this process among the holders
+	base     string // what every key begins with
+	ahead    func() time.Duration
+
+	own     *ownCalls
+	answers *answers
+	watches watches
+	clock   serverClock
+
+	epochs   atomic.Int64 // how often another server, or another life of it, was met
+	heldTill atomic.Int64 // new mutating claims wait until then; local clock, Unix ns
+	unknown  atomic.Int64 // as of the last beat
+	open     atomic.Int64 // the same, running ones included
+	double   atomic.Pointer[func()]
+	doubt    chan struct{} // one token: own calls are to be asserted again
+
+	ctx  context.Context // ends with Close
+	stop func()
+	work sync.WaitGroup
+}
+
+var _ dedup.Store = (*Redis)(nil)
+
+// A sidecar beats so often, and its calls are unknown when it has not for so long.
+const (
+	beatEvery = time.Second
+	lapseTime = 10 * time.Second
+)
+
+// OpenRedis opens the journal beside the store and connects. Calls that this sidecar had running when its last process
+// died are unknown when it returns.
+func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
+	opt.fill()
+	local, err := OpenEmbedded(opt.Options)
+	if err != nil {
+		return nil, err
+	}
+	client, err := dialRedis(ctx, opt.Redis, opt.Log)
+	if err != nil {
+		return nil, errors.Join(err, local.Close(context.Background()))
+	}
+	r := &Redis{
+		opt: opt, local: local, client: client, own: local.own, answers: newAnswers(opt.CacheBytes), base: client.key(""),
+		ahead: opt.Ahead, doubt: make(chan struct{}, 1),
+	}
+	r.watches.at = map[uint64]*watch{}
+	if r.ahead == nil {
+		r.ahead = func() time.Duration { return 0 }
+	}
+	var id [8]byte
+	_, _ = rand.Read(id[:])
+	r.instance = hex.EncodeToString(id[:])
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	client.onEpoch(func(_, _ epoch) { r.failedOver() })
+	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: opt.Owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
+	if err == nil {
+		err = r.begins(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the store in Redis: %w", err), r.Close(context.Background()))
+	}
+	return r, nil
+}
+
+// begins shows this process to the others, and says what the last one left.
+func (r *Redis) begins(ctx context.Context) error {
+	if err := r.beat(ctx); err != nil {
+		return err
+	}
+	r.inherit(ctx)
+	stop := r.client.subscribe(r.base+"ended", r.heardEnd)
+	r.work.Go(func() {
+		<-r.ctx.Done()
+		stop()
+	})
+	r.work.Go(r.beats)
+	r.work.Go(r.reasserts)
+	r.work.Go(r.sweeps)
+	return nil
+}
+
+// ask runs a script once and reads its verdict.
+func (r *Redis) ask(ctx context.Context, s *script, echo string, args ...any) (verdict, error) {
+	return r.asked(echo, func(all []any) (any, error) { return r.client.run(ctx, s, []string{r.base + "fence"}, all...) }, args)
+}
+
+// askDurable is ask for what must stand on the replicas. With errReplicas there is a verdict.
+func (r *Redis) askDurable(ctx context.Context, s *script, echo string, args ...any) (verdict, error) {
+	return r.asked(echo, func(all []any) (any, error) { return r.client.runDurable(ctx, s, []string{r.base + "fence"}, all...) }, args)
+}
+
+func (r *Redis) asked(echo string, run func([]any) (any, error), args []any) (verdict, error) {
+	sent := time.Now()
+	reply, err := run(append([]any{r.base, r.ahead().Microseconds(), r.instance}, args...))
+	if err != nil && !errors.Is(err, errReplicas) {
+		return verdict{}, err
+	}
+	v, perr := parseVerdict(reply, echo)
+	if perr != nil {
+		return v, fmt.Errorf("%w: %w", errLost, errors.Join(perr, err))
+	}
+	r.clock.learn(sent, v.wall)
+	return v, err
+}
+
+// serverClock estimates the server's clock, never behind it by more than clocks drift apart between two answers.
+type serverClock struct{ offset atomic.Int64 } // microseconds; the server's clock less ours when the question was sent
+
+var clockStart = time.Now()
+
+// learn takes what the server's clock said in the answer to a question sent then. What the way back took makes the
+// estimate late, never early.
+func (c *serverClock) learn(sent time.Time, wall int64) {
+	c.offset.Store(wall - sent.Sub(clockStart).Microseconds())
+}
+
+func (c *serverClock) now() int64 { return time.Since(clockStart).Microseconds() + c.offset.Load() }
+
+// now is the store's time, as far as it is known without asking.
+func (r *Redis) now() time.Time { return instant(r.clock.now() + r.ahead().Microseconds()) }
+
+func (r *Redis) beat(ctx context.Context) error {
+	v, err := r.ask(ctx, beatScript, r.instance, lapseTime.Milliseconds())
+	if err != nil {
+		return err
+	}
+	r.unknown.Store(integer(v.at(0)))
+	r.open.Store(integer(v.at(1)))
+	return nil
+}
+
+func (r *Redis) beats() {
+	for pause(r.ctx, beatEvery); r.ctx.Err() == nil; pause(r.ctx, beatEvery) {
+		if err := r.beat(r.ctx); err == nil && r.own.pending() {
+			r.reassert()
+		}
+	}
+}
+
+// Close makes what is still running unknown, here and in Redis, and gives the directory up. When ctx ends first it
+// returns its error and the rest happens in the background.
+func (r *Redis) Close(ctx context.Context) error {
+	r.own.close()
+	r.abandon(ctx)
+	r.stop()
+	if r.shared != nil {
+		r.shared.close()
+	}
+	err := r.client.close()
+	r.work.Wait()
+	return errors.Join(err, r.local.Close(ctx))
+}
+
+// abandon ends what is running.
+func (r *Redis) abandon(ctx context.Context) {
+	calls := r.own.running()
+	var wait sync.WaitGroup
+	limit := make(chan struct{}, 32)
+	for _, c := range calls {
+		wait.Go(func() {
+			limit <- struct{}{}
+			defer func() { <-limit }()
+			end := &dedup.End{Keys: c.record.keys, Fence: c.record.state.Fence, Nonce: c.nonce, Outcome: dedup.Unknown, Record: audit.Recover(c.intent, c.record.state.Fence)}
+			if err := r.Finish(ctx, end); err != nil {
+				r.local.log.Error("the outcome of a call that was running is not in Redis; its sidecar lapses there", "error", err)
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// Record appends the audit record of a request that no claim carries. It does not wait for the disk.
+func (r *Redis) Record(ctx context.Context, record []byte) error { return r.local.Record(ctx, record) }
+
+// Append is Record, and waits until the record is durable if it is told to.
+func (r *Redis) Append(record []byte, wait bool) error { return r.local.Append(record, wait) }
+
+// Change appends a change that the sidecar itself tells of: see Embedded.Change.
+func (r *Redis) Change(c *audit.Change) error { return r.local.Change(c) }
+
+// Scarce says that the space that is left in the journal is for claims and outcomes.
+func (r *Redis) Scarce() bool { return r.local.Scarce() }
+
+// Journal is the journal beside Redis, for queries of the audit.
+func (r *Redis) Journal() *journal.Journal { return r.local.Journal() }
+
+// Book is what callers did.
+func (r *Redis) Book() *activity.Book { return r.local.Book() }
+
+// Created says that this process made the journal: nothing of an earlier one is known.
+func (r *Redis) Created() bool { return r.local.Created() }
+
+// OnDoubleExecution calls f for each possible double execution that is found after its call has ended. It is set
+// before the first call.
+func (r *Redis) OnDoubleExecution(f func()) { r.double.Store(&f) }
+
+// Guarantee says in words what the store promises.
+func (r *Redis) Guarantee() string { return r.client.judgement().Promise }
+
+// Err says why the store takes no new claims; nil when it does.
+func (r *Redis) Err() error {
+	err := r.client.err()
+	if err == nil {
+		err = r.pressed()
+	}
+	if err == nil && r.unknown.Load() >= r.opt.Config.MaxUnknown {
+		err = r.crowded()
+	}
+	if err == nil {
+		return r.local.Err()
+	}
+	return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+}
+
+// pressed says that Redis has no memory for new claims.
+func (r *Redis) pressed() error {
+	if m := r.client.judgement().Memory; m >= takeClaimsBelow {
+		return fmt.Errorf("Redis uses %.0f%% of its maxmemory; give it more, or shorten dedup.ttl of the busiest tools", 100*m)
+	}
+	return nil
+}
+
+func (r *Redis) crowded() error {
+	return fmt.Errorf("%d outcomes are unknown, as many as store.embedded.max_unknown allows; resolve some with `oo-sidecar unknown ls` and `unknown resolve`", r.unknown.Load())
+}

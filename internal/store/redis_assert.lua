@@ -1,0 +1,62 @@
+-- Assert: a holder's own record of a call, against what stands here: the further state of the same claim, the record
+-- where none is, and nothing where another claim stands.
+local mine, bodyms, content = decode(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+
+local function say(word, ...) return { word, mine.nonce, int(now), int(wall), ... } end
+
+-- further is how far a state has come.
+local function further(s)
+	if s.outcome == RUNNING then
+		return 0
+	end
+	return s.outcome == UNKNOWN and 1 or 2
+end
+
+local function answered()
+	if content and mine.held == 1 and mine.expires - now >= 1000 then
+		redis.call('SET', base .. 'b:' .. int(mine.fence), content, 'PX', int(math.min(bodyms, (mine.expires - now) / 1000)))
+	end
+end
+
+local s = load(mine.fence)
+if s and not s.damaged then
+	if s.nonce ~= mine.nonce then
+		return say('overtaken', encode(s))
+	elseif further(mine) <= further(s) or not open(s) then
+		return say('stands', encode(s))
+	end
+	settle(s, mine.outcome)
+	mine.settled = s.settled
+	keep(mine)
+	tell(mine)
+	answered()
+	return say('advanced', encode(mine))
+end
+local other
+eachkey(mine, function(key)
+	local at = pointer(key)
+	if at and at ~= mine.fence then
+		local there = load(at) or damaged(at)
+		if live(there) or there.fence > mine.fence and there.held == 1 then
+			other = there
+		end
+	end
+end)
+if other then
+	return say('overtaken', encode(other))
+end
+if live(mine) or mine.held == 0 and now < mine.expires then
+	eachkey(mine, function(key, print)
+		redis.call('SET', base .. 'k:' .. key, int(mine.fence) .. ' ' .. print)
+	end)
+end
+if not s and mine.outcome ~= NOTSENT then
+	charge(mine)
+	if mine.outcome == FAILED then
+		refund(mine, false, mine.cost)
+	end
+end
+keep(mine)
+answered()
+bump(mine.fence)
+return say('restored', encode(mine))

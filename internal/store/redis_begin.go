@@ -1,0 +1,223 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/journal"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+// delayFor is how long after it was sent a claim may still win, by the server's clock.
+const delayFor = 2 * time.Second
+
+// Begin claims a call: see dedup.Store. A claim that the switch stops is dedup.ErrDisabled.
+func (r *Redis) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
+	if b, ok := r.remembered(c); ok {
+		return b, nil
+	}
+	for {
+		if err := r.hold(ctx, c); err != nil {
+			return dedup.Begun{}, err
+		}
+		life := r.epochs.Load()
+		b, err := r.begin(ctx, c)
+		if err != nil || b.Status != dedup.Mine || life == r.epochs.Load() || c.Effect == tool.Read {
+			return b, err
+		}
+		// Won from a server that has just become the one, before the others could tell it what they hold.
+		if err := r.Finish(ctx, &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}); err != nil {
+			return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+		}
+	}
+}
+
+// hold waits while others tell a new server what they hold.
+func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
+	wait := time.Until(time.Unix(0, r.heldTill.Load()))
+	if wait <= 0 || c.Effect == tool.Read {
+		return nil
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: Redis has just come back, and what was claimed before is still being asserted: %w", dedup.ErrUnavailable, ctx.Err())
+	case <-r.ctx.Done():
+		return errClosed
+	}
+}
+
+// begin writes the intent and asks Redis at the same time.
+func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
+	if err := r.pressed(); err != nil {
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	}
+	mine, commit, err := r.own.intend(c, r.now())
+	if err != nil {
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	}
+	v, rec, err := r.claim(ctx, c, mine.requestID())
+	switch {
+	case errors.Is(err, errNotExecuted):
+		r.own.lose(mine)
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	case err != nil:
+		r.giveUp(mine)
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	case v.word != "mine":
+		r.own.lose(mine)
+		return r.standing(c, &v, rec)
+	}
+	if err := r.stand(ctx, c, commit); err != nil {
+		r.giveUp(mine)
+		return dedup.Begun{}, err
+	}
+	r.own.granted(mine, rec, c.Renews)
+	b := mineOf(&rec.state, integer(v.at(1)) == 1, v.now)
+	b.Shadow = dedup.Limit(v.text(2))
+	return b, nil
+}
+
+// stand waits until the intent is durable.
+func (r *Redis) stand(ctx context.Context, c *dedup.Claim, commit *journal.Commit) error {
+	if c.Light {
+		return nil
+	}
+	if err := commit.Wait(ctx); err != nil {
+		return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// claim runs the script, and once more with the same nonce where its reply was lost or its clock was another.
+func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v verdict, rec *record, err error) {
+	echo, start := strconv.FormatUint(c.Nonce, 10), time.Now()
+	for try := range 3 {
+		v, err = r.askDurable(ctx, beginScript, echo, r.claimArgs(c, requestID)...)
+		if err == nil && v.word == "late" {
+			err = fmt.Errorf("%w: the claim came %v late", errNotExecuted, delayFor)
+			continue
+		}
+		if errors.Is(err, errLost) && try < 2 && time.Since(start) < redisTimeout && ctx.Err() == nil {
+			continue
+		}
+		break
+	}
+	if err == nil && v.word == "mine" {
+		rec, err = v.record(0)
+		if err == nil && (rec.state.Nonce != c.Nonce || rec.state.Fence == 0) {
+			err = errReply
+		}
+	}
+	return v, rec, err
+}
+
+func (r *Redis) claimArgs(c *dedup.Claim, requestID string) []any {
+	args := make([]any, 0, 24+2*len(c.Keys)+len(c.Guards))
+	args = append(args, r.clock.now()+delayFor.Microseconds(), strconv.FormatUint(c.Nonce, 10),
+		url.QueryEscape(c.Tenant), url.QueryEscape(c.Agent), url.QueryEscape(c.Tool), int(c.Effect), c.Timeout.Microseconds(), c.Resend.Microseconds(),
+		strconv.FormatUint(c.Renews, 10), c.UnknownFor.Microseconds(), int64(money(c.Cost)),
+		limitText(c.Limits.ActionsPerHour), limitText(c.Limits.CallsPerDay), limitText(c.Limits.SpendPerDay), truth(c.Shadow),
+		url.QueryEscape(requestID), r.opt.Config.MaxUnknown, c.Agent, len(c.Keys))
+	for _, id := range c.Keys {
+		args = append(args, keyText(id.Key), keyText(id.Print))
+	}
+	for _, k := range c.Guards {
+		args = append(args, keyText(k))
+	}
+	return args
+}
+
+// limitText is a limit as scripts read it: nothing when there is none.
+func limitText[N ~int64](n *N) string {
+	if n == nil {
+		return ""
+	}
+	return strconv.FormatInt(min(int64(*n), mostCount), 10)
+}
+
+// standing says what is in a claim's way.
+func (r *Redis) standing(c *dedup.Claim, v *verdict, _ *record) (dedup.Begun, error) {
+	switch v.word {
+	case "over":
+		return dedup.Begun{Status: dedup.Over, Over: dedup.Limit(v.text(0)), RetryAfter: time.Duration(integer(v.at(1))) * time.Microsecond, Now: v.now}, nil
+	case "off":
+		return dedup.Begun{}, dedup.ErrDisabled
+	case "full":
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.crowded())
+	}
+	status, known := map[string]dedup.Status{"inflight": dedup.InFlight, "blocked": dedup.Blocked, "replay": dedup.Replay, "reused": dedup.Reused}[v.word]
+	if !known {
+		return dedup.Begun{}, fmt.Errorf("%w: %w: %q", dedup.ErrUnavailable, errReply, v.word)
+	}
+	rec, err := v.record(2)
+	if err != nil {
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	}
+	guard, at := integer(v.at(0)) == 1, integer(v.at(1))
+	var k dedup.Key
+	switch {
+	case guard && at < int64(len(c.Guards)):
+		k = c.Guards[at]
+	case !guard && at < int64(len(c.Keys)):
+		k = c.Keys[at].Key
+	}
+	b := begunOf(status, rec, k, v.now)
+	b.Guard = guard
+	if status == dedup.Replay {
+		b.Answer = rec.withBody(v.at(3))
+		r.answers.add(rec, b.Answer)
+	}
+	return b, nil
+}
+
+// begunOf is what stands under a key, as a claim that met it is told.
+func begunOf(status dedup.Status, rec *record, k dedup.Key, now time.Time) dedup.Begun {
+	s := &rec.state
+	b := dedup.Begun{
+		Status: status, Key: k, Fence: s.Fence, Generation: s.Generation, Attempt: s.Attempt, Outcome: s.Outcome, At: s.Ended, RequestID: rec.requestID, Now: now,
+	}
+	if s.Outcome == dedup.Running {
+		b.At = s.Sent
+	}
+	return b
+}
+
+// giveUp releases a claim that may or may not have been won, at once and once more when a delayed one cannot win any
+// longer. It goes on until Redis has said what became of it.
+func (r *Redis) giveUp(mine *ownCall) {
+	r.own.giveUp(mine)
+	till := r.clock.now() + delayFor.Microseconds()
+	r.work.Go(func() {
+		_ = r.settle(r.ctx, mine, dedup.NotSent)
+		pause(r.ctx, time.Duration(till-r.clock.now())*time.Microsecond+50*time.Millisecond)
+		for wait := 50 * time.Millisecond; r.ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+			if r.settle(r.ctx, mine, dedup.NotSent) == nil {
+				r.own.lose(mine)
+				return
+			}
+			pause(r.ctx, wait)
+		}
+	})
+}
+
+// settle ends a claim that is known by its nonce.
+func (r *Redis) settle(ctx context.Context, c *ownCall, o dedup.Outcome) error {
+	_, err := r.settled(ctx, c, o)
+	return err
+}
+
+func (r *Redis) settled(ctx context.Context, c *ownCall, o dedup.Outcome) (verdict, error) {
+	echo := strconv.FormatUint(c.nonce, 10)
+	args := []any{echo, int(o)}
+	for _, id := range c.record.keys {
+		args = append(args, keyText(id.Key))
+	}
+	return r.ask(ctx, settleScript, echo, args...)
+}

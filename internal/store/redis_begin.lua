@@ -1,0 +1,231 @@
+-- Begin: dedup.Begin on what stands under the claim's keys, then the switch, the bounds and the limits, then the claim.
+local notafter, nonce = tonumber(ARGV[4]), ARGV[5]
+local claim = { tenant = ARGV[6], agent = ARGV[7], tool = ARGV[8], cost = tonumber(ARGV[14]) }
+local effect, timeout, resend, renews, unknownfor = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local hourcap, callcap, spendcap, shadow = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18] == '1'
+local request, maxunknown, switched = ARGV[19], tonumber(ARGV[20]), ARGV[21]
+
+local keys, prints, guards, found = {}, {}, {}, {}
+local nkeys = tonumber(ARGV[22])
+for i = 1, nkeys do
+	keys[i], prints[i] = ARGV[21 + 2 * i], ARGV[22 + 2 * i]
+end
+for i = 23 + 2 * nkeys, #ARGV do
+	guards[#guards + 1] = ARGV[i]
+end
+
+local function say(word, ...) return { word, nonce, int(now), int(wall), ... } end
+
+local function way(s)
+	if s.outcome == RUNNING then
+		return 'inflight'
+	end
+	return s.outcome == UNKNOWN and 'blocked' or 'replay'
+end
+
+local function standing(word, s, i, guard)
+	if word == 'inflight' then -- somebody will wait for it
+		redis.call('SET', base .. 'w:' .. int(s.fence), 1, 'PX', 60000)
+	end
+	return say(word, guard and 1 or 0, i - 1, encode(s), body(s))
+end
+
+local function mine(s, taken, limit) return say('mine', encode(s), taken and 1 or 0, limit or '') end
+
+for i, key in ipairs(keys) do
+	local s, print = slot(key, prints[i])
+	found[i] = s and { s = s, print = print } or false
+end
+
+for i = 1, nkeys do -- asked again: the reply was lost
+	local f = found[i]
+	if f and live(f.s) and f.s.outcome == RUNNING and f.s.nonce == nonce then
+		return mine(f.s, f.s.attempt > 1)
+	end
+end
+for i, off in ipairs(redis.call('HMGET', base .. 'switch', switched, '*')) do
+	if off and off ~= '' then
+		return say('off', i == 1 and switched or '*')
+	end
+end
+
+local function known(fence)
+	for j = 1, nkeys do
+		local f = found[j]
+		if f and live(f.s) and f.print == prints[j] and f.s.fence == fence then
+			return true
+		end
+	end
+	return false
+end
+
+for i = 1, nkeys do
+	local f = found[i]
+	if f and live(f.s) and f.print ~= prints[i] and not known(f.s.fence) then
+		return standing('reused', f.s, i, false)
+	end
+end
+
+local function alone(fence)
+	for i = 1, nkeys do
+		if found[i] and live(found[i].s) and found[i].s.fence ~= fence then
+			return false
+		end
+	end
+	return true
+end
+
+local function takeable(s)
+	if s.outcome ~= UNKNOWN and not (s.outcome == RUNNING and s.fence == renews) then
+		return false
+	end
+	return s.effect == IDEMPOTENT and effect == IDEMPOTENT and now - s.claimed < resend and alone(s.fence)
+end
+
+local taken
+for i = 1, nkeys do
+	local f = found[i]
+	if f and live(f.s) then
+		if not takeable(f.s) then
+			return standing(way(f.s), f.s, i, false)
+		end
+		taken = f.s
+		break
+	end
+end
+if nkeys == 0 then
+	local fence = tonumber(redis.call('GET', base .. 'n:' .. nonce) or 0)
+	local s = fence > 0 and load(fence)
+	if s and s.outcome == RUNNING then
+		return mine(s, false)
+	end
+end
+for i, key in ipairs(guards) do
+	local s = slot(key)
+	if s and live(s) and open(s) then
+		return standing(way(s), s, i, true)
+	end
+end
+
+if wall > notafter then
+	return say('late')
+end
+
+-- over is the limit that one more call would pass, and when it no longer would.
+local minute, day = math.floor(now / MINUTE), math.floor(now / DAY)
+
+local function hourfrees(left)
+	if hourcap <= 0 or left == 0 then
+		return HOUR
+	end
+	for m = minute - BUCKETS + 1, minute do
+		left = left - tonumber(redis.call('HGET', hours(claim), int(m)) or 0)
+		if left < hourcap then
+			return (m + BUCKETS) * MINUTE - now
+		end
+	end
+	return HOUR
+end
+
+local function over()
+	local midnight = (day + 1) * DAY - now
+	if hourcap then
+		local calls = count(hours(claim), minute)
+		if calls >= hourcap then
+			return 'max_actions_per_hour_exceeded', hourfrees(calls)
+		end
+	end
+	if callcap and tonumber(redis.call('HGET', days(claim, day), 't:' .. claim.tool) or 0) >= callcap then
+		return 'max_calls_per_tool_exceeded', midnight
+	end
+	if spendcap and claim.cost > 0 then
+		local spend = tonumber(redis.call('HGET', days(claim, day), 'spend') or 0)
+		if spend > spendcap or claim.cost > spendcap - spend then
+			return 'max_spend_usd_per_day_exceeded', midnight
+		end
+	end
+	return ''
+end
+
+local limit, s = '', nil
+if taken then
+	s = {}
+	for name, v in pairs(taken) do
+		s[name] = v
+	end
+	s.outcome, s.ended, s.expires = RUNNING, 0, 0
+	s.attempt = s.attempt + 1
+else
+	if nkeys > 0 and redis.call('ZCARD', base .. 'unknown') >= maxunknown then
+		return say('full')
+	end
+	local after
+	limit, after = over()
+	if limit ~= '' and not shadow then
+		return say('over', limit, int(after))
+	end
+	s = blank(0)
+	s.held, s.attempt, s.effect, s.claimed, s.unknownfor = 1, 1, effect, now, unknownfor
+	s.origin, s.request = keys[1] or '', request
+	for i = 1, nkeys do -- goes on with a run that never was
+		local f = found[i]
+		if f and f.s.held == 0 and f.s.generation ~= 0 and f.print == prints[i] and now < f.s.expires then
+			s.generation, s.origin = f.s.generation, f.s.origin
+			break
+		end
+	end
+	s.tenant, s.agent, s.tool, s.cost, s.minute, s.day = claim.tenant, claim.agent, claim.tool, claim.cost, minute, day
+	charge(s)
+end
+s.nonce, s.sent, s.timeout, s.holder = nonce, now, timeout, instance
+
+local fence = math.max(now, last + 1)
+for i = 1, nkeys do
+	if found[i] then
+		fence = math.max(fence, found[i].s.fence + 1)
+	end
+end
+bump(fence)
+s.fence = fence
+if s.generation == 0 then
+	s.generation = fence
+end
+
+-- The keys: those of the call that is taken over, and those of this claim.
+local bound = {}
+if taken then
+	eachkey(taken, function(key)
+		bound[key] = pointer(key) == taken.fence
+	end)
+end
+local pairs_, named = {}, {}
+local function bind(key, print, own)
+	if not named[key] then
+		named[key] = true
+		pairs_[#pairs_ + 1] = key .. ':' .. print
+		if own then
+			redis.call('SET', base .. 'k:' .. key, int(fence) .. ' ' .. print)
+		end
+	end
+end
+if taken then
+	eachkey(taken, function(key, print) bind(key, print, bound[key]) end)
+	local old = blank(taken.fence) -- whoever held it is overtaken, and who waited for it waits for this one
+	old.outcome, old.nonce, old.moved, old.ended, old.expires = UNKNOWN, '0', int(fence), now, now + 7 * DAY
+	old.keys = taken.keys
+	write(old)
+	list(old)
+	if redis.call('DEL', base .. 'w:' .. int(taken.fence)) == 1 then
+		redis.call('SET', base .. 'w:' .. int(fence), 1, 'PX', 60000)
+	end
+end
+for i = 1, nkeys do
+	bind(keys[i], prints[i], true)
+end
+s.keys = table.concat(pairs_, ',')
+write(s)
+list(s)
+if nkeys == 0 then
+	redis.call('SET', base .. 'n:' .. nonce, int(fence), 'PX', 60000)
+end
+return mine(s, taken ~= nil, limit)

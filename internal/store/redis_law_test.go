@@ -1,0 +1,88 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/store/redistest"
+	"github.com/oo-sidecar/oo-sidecar/internal/store/storetest"
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+)
+
+// namespaces have every test of one server be alone.
+var namespaces atomic.Int64
+
+func namespace() string { return fmt.Sprintf("t%d:", namespaces.Add(1)) }
+
+// joinRedis opens a store on the server, as one sidecar of the namespace.
+func joinRedis(t testing.TB, opt RedisOptions) *Redis {
+	t.Helper()
+	if opt.Config.Dir == "" {
+		opt.Config.Dir = t.TempDir()
+	}
+	r, err := OpenRedis(context.Background(), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = r.Close(ctx)
+	})
+	return r
+}
+
+// lawOn runs the law against stores with that configuration, each in a namespace of its own.
+func lawOn(t *testing.T, cfg RedisConfig) {
+	storetest.Law(t, func(t *testing.T) *storetest.Bench {
+		var ahead atomic.Int64
+		ahead.Store(int64(untilNoon()))
+		opt := RedisOptions{Options: Options{Config: EmbeddedConfig{Dir: t.TempDir(), Durability: "process"}, Waiters: 8}, Redis: cfg}
+		opt.Redis.Prefix = namespace()
+		opt.Ahead = func() time.Duration { return time.Duration(ahead.Load()) }
+		b := &storetest.Bench{Advance: func(d time.Duration) { ahead.Add(int64(d)) }, Waiters: 8}
+		use := func(r *Redis) {
+			b.Store = r
+			b.Resolve = func(w *dedup.Resolution) error { return r.Resolve(context.Background(), w, "shown") }
+			b.Used = func(tenant, agent, name string) (int64, tool.Money, int64) {
+				u := r.Usage(tenant, agent, name)
+				return u.HourCalls, u.DaySpend, u.ToolCalls
+			}
+		}
+		b.Crash = func(t *testing.T, b *storetest.Bench) {
+			opt.Config.Dir = journalCopy(t, opt.Config.Dir)
+			use(joinRedis(t, opt))
+		}
+		use(joinRedis(t, opt))
+		return b
+	})
+}
+
+// untilNoon is what to advance by, so that no test meets midnight, UTC, by chance.
+func untilNoon() time.Duration {
+	now := time.Now().UTC()
+	return now.Truncate(24 * time.Hour).Add(36 * time.Hour).Sub(now)
+}
+
+// journalCopy is what a directory holds now, as a crash of the process would leave it.
+func journalCopy(t testing.TB, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	if out, err := exec.Command("cp", "-a", dir, to).CombinedOutput(); err != nil {
+		t.Fatalf("copy %s: %v: %s", dir, err, out)
+	}
+	_ = os.Remove(filepath.Join(to, "lock")) // the copy is another directory
+	return to
+}
+
+func TestRedisLaw(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "no")
+	lawOn(t, RedisConfig{Addrs: []string{s.Addr}})
+}

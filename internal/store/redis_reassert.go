@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/journal"
+)
+
+// failedOver is told, before the first script there, that another server answers or the same one in another life. What
+// the old one acknowledged last may be gone: new claims wait while every sidecar says what it holds.
+func (r *Redis) failedOver() {
+	r.epochs.Add(1)
+	hold := r.opt.Redis.Hold
+	if hold <= 0 {
+		hold = 2 * time.Second
+	}
+	r.heldTill.Store(time.Now().Add(hold).UnixNano())
+	r.reassert()
+}
+
+// reassert has what this sidecar did said again.
+func (r *Redis) reassert() {
+	select {
+	case r.doubt <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Redis) reasserts() {
+	told := int64(0)
+	for {
+		select {
+		case <-r.doubt:
+		case <-r.ctx.Done():
+			return
+		}
+		late, heirs := r.own.waiting()
+		if life := r.epochs.Load(); life != told {
+			if r.beat(r.ctx) != nil || !r.assertAll(r.ctx, r.own.asserted()) {
+				r.again()
+				continue
+			}
+			told = life
+		}
+		r.assertAll(r.ctx, late)
+		r.settleHeirs(r.ctx, heirs)
+	}
+}
+
+// again tries once more, a little later.
+func (r *Redis) again() {
+	pause(r.ctx, 50*time.Millisecond)
+	r.reassert()
+}
+
+// assertAll asserts own calls, some at a time, and says whether all are.
+func (r *Redis) assertAll(ctx context.Context, calls []*ownCall) bool {
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	all := true
+	limit := make(chan struct{}, 64)
+	for _, c := range calls {
+		limit <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-limit }()
+			word, err := r.assert(ctx, c)
+			if err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				all = false
+				return
+			}
+			r.asserted(c, word)
+		})
+	}
+	wait.Wait()
+	return all
+}
+
+// assert brings one own call's record to Redis by compare-and-set, and says what came of it.
+func (r *Redis) assert(ctx context.Context, c *ownCall) (string, error) {
+	r.own.mu.Lock()
+	rec := *c.record
+	r.own.mu.Unlock()
+	rec.holder = r.instance
+	a := r.keepable(rec.answer)
+	rec.answer = a
+	args := withContent([]any{rec.encode(), r.answerTTL().Milliseconds()}, a)
+	v, err := r.ask(ctx, assertScript, strconv.FormatUint(rec.state.Nonce, 10), args...)
+	return v.word, err
+}
+
+// asserted takes what came of it. A running call whose key is another's finds that out at its end.
+func (r *Redis) asserted(c *ownCall, word string) {
+	r.own.reached(c)
+	r.own.mu.Lock()
+	double := word == "overtaken" && c.ended && !c.overtaken && c.record.state.Outcome != dedup.NotSent
+	if double {
+		c.overtaken = true
+	}
+	rec := c.record
+	r.own.mu.Unlock()
+	if double {
+		r.doubleExecution(rec)
+	}
+}
+
+// doubleExecution tells of a call that ended here while another holder has its key.
+func (r *Redis) doubleExecution(rec *record) {
+	s := &rec.state
+	r.local.log.Error("possible double execution: another holder has the key of a call that ran here; Redis had lost it", "tool", s.Reserved.Tool, "fence", s.Fence, "request_id", rec.requestID)
+	change := audit.Change{Time: r.now(), Who: "oo-sidecar", What: "possible_double_execution", Entity: s.Reserved.Tool, Detail: detailOf(&call{state: *s, requestID: rec.requestID}, &dedup.Resolution{Fence: s.Fence, Outcome: s.Outcome})}
+	if err := r.local.Change(&change); err != nil {
+		r.local.log.Error("a possible double execution is not in the audit", "error", err.Error())
+	}
+	if f := r.double.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// settleHeirs ends what the last process of this journal left open. Nothing can tell whether its bytes left.
+func (r *Redis) settleHeirs(ctx context.Context, heirs []*ownCall) {
+	for _, c := range heirs {
+		outcome := dedup.Unknown
+		if c.gaveUp {
+			outcome = dedup.NotSent
+		}
+		v, err := r.settled(ctx, c, outcome)
+		if err != nil {
+			return // the next beat comes back to it
+		}
+		r.inherited(ctx, c, &v)
+	}
+}
+
+func (r *Redis) inherited(ctx context.Context, c *ownCall, v *verdict) {
+	var rec *record
+	switch {
+	case v.word == "other", v.word == "absent" && (c.gaveUp || c.harmless()):
+		r.own.lose(c)
+		return
+	case v.word == "absent": // Redis has lost it, or it was never won: nothing can tell
+		lost := *c.record
+		lost.state.Fence = uint64(v.now.UnixMicro())
+		lost.state = lost.state.Granted(lost.state.Fence)
+		lost.state, _ = dedup.Recover(lost.state, v.now)
+		rec = &lost
+	default:
+		var err error
+		if rec, err = v.record(0); err != nil {
+			rec = c.record
+		}
+	}
+	r.own.replace(c, rec)
+	if v.word == "absent" {
+		if _, err := r.assert(ctx, c); err != nil {
+			return
+		}
+	}
+	end := c.fact(kindOwnEnd, nil)
+	entries := []journal.Entry{end, {Kind: audit.KindRecord, Fact: audit.Recover(c.intent, rec.state.Fence), Must: true}}
+	if c.gaveUp || c.intent == nil {
+		entries = entries[:1]
+	}
+	if _, err := r.local.j.Append(entries...); err != nil {
+		r.local.log.Error("the outcome of a call that was running cannot be recorded", "error", err.Error())
+		return
+	}
+	r.own.mu.Lock()
+	delete(r.own.heirs, c.nonce)
+	r.own.mu.Unlock()
+}
