@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"internal/console":         {"internal/api"},
 	"internal/store":           {"internal/activity", "dedup", "internal/lease", "policy", "internal/tool", "internal/audit", "internal/journal"},
 	"internal/store/storetest": {"dedup", "internal/lease", "internal/tool"},
+	"internal/store/redistest": {"internal/needed"},
 	"internal/audit":           {"internal/journal"},
 	"internal/metrics":         {"internal/audit", "internal/tool"},
 	"internal/health":          {"internal/listen"},

@@ -4,30 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Of the server's memory in use: above keepBodiesBelow no bodies are kept, above takeClaimsBelow new claims get 503.
+// Of the server's memory in use: from noBodies on no bodies of answers are kept, from noClaims on new claims get 503.
 const (
-	keepBodiesBelow = 0.80
-	takeClaimsBelow = 0.90
+	noBodies = 0.80
+	noClaims = 0.90
 )
 
-const judgeEvery = 5 * time.Second
+const judgeEvery = 2 * time.Second
 
 // judgement is what the checks of the server came to.
 type judgement struct {
 	At        time.Time
 	Promise   string   // in words, for `guarantee`
-	Problems  []string // what weakens it, each with its mend; `strict` refuses them
-	Unchecked []string // what could not be asked, each with what would allow it
+	Problems  []string // what weakens it, each with its mend; `strict` refuses to start with one
+	Unchecked []string // what could not be asked, each with what would allow it; `strict` refuses these too
 	Refused   error    // why the server must not be used at all
 	Memory    float64  // share of maxmemory in use; 0 without a bound
-	Version   string
-	Replicas  int // connected now
-	Electable int // replicas that a failover could promote
+	Version   string   // of the server
+	Replicas  int      // connected now
+	Electable int      // replicas that a failover could promote
 }
 
 // judgement is the last result of the checks.
@@ -37,7 +38,7 @@ func (c *redisClient) judgement() judgement {
 	return c.judged
 }
 
-// firstLook judges before anything is asked.
+// firstLook judges before anything else is asked.
 func (c *redisClient) firstLook(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstContact)
 	defer cancel()
@@ -48,22 +49,29 @@ func (c *redisClient) firstLook(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("store.redis: %w", err)
 	}
-	if c.cfg.Strict && len(j.Problems)+len(j.Unchecked) > 0 {
-		return fmt.Errorf("store.redis.strict: %s", strings.Join(append(j.Problems, j.Unchecked...), "; "))
+	if weak := slices.Concat(j.Problems, j.Unchecked); c.cfg.Strict && len(weak) > 0 {
+		return fmt.Errorf("store.redis.strict: this Redis promises less than it could: %s", strings.Join(weak, "; "))
+	}
+	for _, p := range slices.Concat(j.Problems, j.Unchecked) {
+		c.log.Warn("redis: " + p)
 	}
 	c.keep(j)
 	return nil
 }
 
+// keep replaces the judgement, and tells what is new in it.
 func (c *redisClient) keep(j judgement) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if was := c.judged; was.Promise != "" && was.Promise != j.Promise {
+		c.log.Warn("redis: the promise has changed", "was", was.Promise, "is", j.Promise)
+	}
 	c.judged = j
 }
 
 func (c *redisClient) keepJudging() {
 	for pause(c.ctx, judgeEvery); c.ctx.Err() == nil; pause(c.ctx, judgeEvery) {
-		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
+		ctx, cancel := context.WithTimeout(c.ctx, 2*redisTimeout)
 		if j, err := c.judge(ctx); err == nil {
 			c.keep(j)
 		}
@@ -71,29 +79,104 @@ func (c *redisClient) keepJudging() {
 	}
 }
 
-// judge asks the owner what it promises.
+// judge asks the owner, and those who watch it, what they promise.
 func (c *redisClient) judge(ctx context.Context) (judgement, error) {
-	reply, err := c.follow(ctx, false, func(bool) []any { return []any{"info"} })
 	j := judgement{At: time.Now()}
-	if text, answered := serverError(err); answered && strings.HasPrefix(text, "NOPERM") {
-		j.Promise = "not known: the Redis user may not run INFO"
-		j.Unchecked = []string{"INFO is denied: maxmemory-policy, persistence and replicas are not known; allow +info"}
+	facts, err := c.serverFacts(ctx)
+	if denied(err) {
+		j.Promise = "not known: the Redis user may not run INFO, and so nobody looks whether Redis forgets claims"
+		j.Unchecked = []string{"maxmemory-policy, persistence, replicas and failovers are not known: allow the Redis user +info"}
 		return j, nil
 	}
 	if err != nil {
 		return j, err
 	}
-	text, _ := reply.(string)
-	facts := parseInfo(text)
-	if policy := facts["maxmemory_policy"]; policy != "" && policy != "noeviction" {
-		j.Refused = errors.New("maxmemory-policy is " + policy + ": Redis would forget claims; set it to noeviction")
-	}
 	j.Version = facts["redis_version"]
 	j.Memory = share(facts["used_memory"], facts["maxmemory"])
 	j.Replicas, _ = strconv.Atoi(facts["connected_slaves"])
 	j.Electable = j.Replicas
-	j.Promise = "at most once, as far as this Redis keeps its data"
+	if n, ok := c.routes.electable(ctx); ok {
+		j.Electable = max(n, j.Replicas)
+	}
+	j.Refused = evicts(facts)
+	fsync, err := c.setting(ctx, "appendfsync")
+	if err != nil {
+		return j, err
+	}
+	c.weigh(&j, facts["aof_enabled"] == "1", fsync)
 	return j, nil
+}
+
+func (c *redisClient) serverFacts(ctx context.Context) (map[string]string, error) {
+	reply, err := c.follow(ctx, false, func(bool) []any { return []any{"info"} })
+	text, _ := reply.(string)
+	return parseInfo(text), err
+}
+
+// setting is one line of the server's configuration; empty when the user may not read it.
+func (c *redisClient) setting(ctx context.Context, name string) (string, error) {
+	reply, err := c.follow(ctx, false, func(bool) []any { return []any{"config", "get", name} })
+	if _, answered := serverError(err); answered {
+		return "", nil // denied, or renamed away as hosted servers do
+	}
+	return pairsOf(reply)[name], err
+}
+
+func denied(err error) bool {
+	text, answered := serverError(err)
+	return answered && strings.HasPrefix(text, "NOPERM")
+}
+
+func evicts(facts map[string]string) error {
+	policy := facts["maxmemory_policy"]
+	if policy == "" || policy == "noeviction" {
+		return nil
+	}
+	return errors.New("maxmemory-policy is " + policy + ": a full Redis would forget claims and calls would run twice; set it to noeviction")
+}
+
+// weigh puts the promise into words and names what weakens it.
+func (c *redisClient) weigh(j *judgement, appendonly bool, fsync string) {
+	var words []string
+	if j.Electable > 0 {
+		words = append(words, c.afterFailover(j))
+	}
+	words = append(words, afterRestart(j, appendonly, fsync))
+	if c.cfg.WaitReplicas > j.Replicas {
+		j.Problems = append(j.Problems, fmt.Sprintf("%d replicas are connected and store.redis.wait_replicas is %d: no claim can win; connect more or lower it", j.Replicas, c.cfg.WaitReplicas))
+	}
+	j.Promise = "at most once on this Redis; " + strings.Join(words, "; ")
+	if j.Refused != nil {
+		j.Promise = "none: " + j.Refused.Error()
+	}
+}
+
+// afterFailover is what is left of the acknowledged claims when a replica is promoted. With fewer answers than replicas
+// the one that has not answered may be the one that is promoted.
+func (c *redisClient) afterFailover(j *judgement) string {
+	if c.cfg.WaitReplicas >= j.Electable {
+		return "no claim is lost by one failover"
+	}
+	j.Problems = append(j.Problems, fmt.Sprintf("%d replicas can be promoted and store.redis.wait_replicas is %d: a failover may lose claims; set it to %d", j.Electable, c.cfg.WaitReplicas, j.Electable))
+	return fmt.Sprintf("a failover may lose the last claims and run them twice (wait_replicas %d of %d)", c.cfg.WaitReplicas, j.Electable)
+}
+
+// afterRestart is what is left when the server itself comes back.
+func afterRestart(j *judgement, appendonly bool, fsync string) string {
+	switch {
+	case !appendonly:
+		j.Problems = append(j.Problems, "appendonly is off: a restart of Redis forgets claims; set appendonly yes")
+		return "a restart of Redis forgets claims (appendonly no)"
+	case fsync == "always":
+		return "no claim is lost by a restart of Redis"
+	case fsync == "":
+		j.Unchecked = append(j.Unchecked, "appendfsync is not known: allow the Redis user +config|get, or see that it is always")
+		return "a crash of its machine may lose the last second (appendfsync is not known)"
+	}
+	if j.Electable == 0 {
+		j.Problems = append(j.Problems, "appendfsync is "+fsync+" and no replica has a second copy: a crash of the machine may lose claims; set appendfsync always")
+	}
+	return "a crash of its machine may lose the last second (appendfsync " + fsync + ")"
 }
 
 func share(used, limit string) float64 {

@@ -60,17 +60,6 @@ func dialRedis(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*redisCl
 	return c, nil
 }
 
-func (c *redisClient) topology() (topology, error) {
-	if len(c.cfg.Addrs) == 0 {
-		return nil, errors.New("store.redis.addrs names no server: write host:port")
-	}
-	switch c.cfg.Mode {
-	case "", "standalone":
-		return fixed(c.cfg.Addrs[0]), nil
-	}
-	return nil, fmt.Errorf("store.redis.mode: %q is not known", c.cfg.Mode)
-}
-
 // tagOf is what stands between the braces of every key: all of a namespace hash to one slot, those of another prefix to
 // another.
 func tagOf(prefix string) string {
@@ -114,16 +103,11 @@ func (c *redisClient) ask(ctx context.Context, name string, durable bool, comman
 		return nil, fmt.Errorf("redis: %s: %w: %w", name, errNotExecuted, err)
 	}
 	reply, err := c.follow(bounded, durable, command)
-	if trouble := outage(ctx, err); trouble {
-		c.routes.doubt()
-		done(err)
-	} else {
-		done(nil)
-	}
+	c.report(ctx, done, err)
 	if err != nil {
-		return reply, fmt.Errorf("redis: %s: %w", name, err)
+		err = fmt.Errorf("redis: %s: %w", name, err)
 	}
-	return reply, nil
+	return reply, err
 }
 
 // maxHops bounds how often one question goes on to another node, or again to the same one. Each hop follows an answer
@@ -133,38 +117,51 @@ const maxHops = 5
 // follow asks the owner, and goes where it is sent. It is what a cluster client does, without ever repeating what may
 // have run.
 func (c *redisClient) follow(ctx context.Context, durable bool, command func(whole bool) []any) (reply any, err error) {
-	addr, err := c.routes.owner(ctx)
-	if err != nil {
+	h := hop{}
+	if h.addr, err = c.routes.owner(ctx); err != nil {
 		return nil, notExecuted(err)
 	}
-	whole, asking := false, false
 	for range maxHops {
-		r := &request{args: command(whole), asking: asking}
-		reply, err = c.node(addr).lane(durable).send(ctx, r)
-		text, answered := serverError(err)
-		if !answered || !errors.Is(err, errNotExecuted) {
+		reply, err = c.node(h.addr).lane(durable).send(ctx, &request{args: command(h.whole), asking: h.asking})
+		if !errors.Is(err, errNotExecuted) || !c.next(ctx, &h, err) {
 			return reply, err
-		}
-		word, rest, _ := strings.Cut(text, " ")
-		switch word {
-		case "NOSCRIPT":
-			whole = true
-		case "MOVED", "ASK":
-			_, to, _ := strings.Cut(rest, " ")
-			if to == "" {
-				return nil, err
-			}
-			if asking = word == "ASK"; !asking {
-				c.routes.moved(to)
-			}
-			addr = to
-		case "TRYAGAIN":
-			pause(ctx, 5*time.Millisecond)
-		default:
-			return nil, err
 		}
 	}
 	return nil, err
+}
+
+// hop is where and how a question goes.
+type hop struct {
+	addr   string
+	asking bool // the node is taking the slot over
+	whole  bool // the node does not know the script
+}
+
+// next says whether the question may go on, and where: what ran nowhere may be asked elsewhere.
+func (c *redisClient) next(ctx context.Context, h *hop, err error) bool {
+	text, answered := serverError(err)
+	if !answered {
+		addr, lost := c.routes.owner(ctx)
+		moved := lost == nil && addr != h.addr && !h.asking
+		h.addr = addr
+		return moved
+	}
+	word, rest, _ := strings.Cut(text, " ")
+	switch word {
+	case "NOSCRIPT":
+		h.whole = true
+	case "MOVED", "ASK":
+		_, to, _ := strings.Cut(rest, " ")
+		h.addr, h.asking = beside(to, h.addr), word == "ASK"
+		if !h.asking {
+			c.routes.moved(h.addr)
+		}
+	case "TRYAGAIN":
+		pause(ctx, 5*time.Millisecond)
+	default:
+		return false
+	}
+	return ctx.Err() == nil
 }
 
 // pause waits, but not beyond the context.
@@ -186,9 +183,12 @@ func (c *redisClient) err() error {
 // close ends the connections. Questions on their way end with an error.
 func (c *redisClient) close() error {
 	c.stop()
+	var errs []error
+	if c.routes != nil {
+		errs = append(errs, c.routes.close())
+	}
 	c.mu.Lock()
 	c.closed = true
-	var errs []error
 	for _, n := range c.nodes {
 		errs = append(errs, n.close())
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -12,10 +13,14 @@ const (
 	probeEvery = 100 * time.Millisecond // while open
 )
 
+// errCallerGone stands for a question whose caller ended it: it says nothing about Redis.
+var errCallerGone = errors.New("the caller has gone")
+
 // newRedisBreaker makes a breaker that lets no caller probe: one goroutine does, so that callers are refused at once.
 func newRedisBreaker(c *redisClient) *gobreaker.TwoStepCircuitBreaker[any] {
 	return gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name: "redis", MaxRequests: 1, Timeout: probeEvery,
+		IsExcluded:  func(err error) bool { return errors.Is(err, errCallerGone) },
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= breakAfter },
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
@@ -40,12 +45,19 @@ func (c *redisClient) probe() {
 		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
 		_, err = c.follow(ctx, false, func(bool) []any { return []any{"exists", c.key("probe")} })
 		cancel()
-		if !outage(c.ctx, err) {
-			err = nil
-		}
+		c.report(c.ctx, done, err)
+	}
+}
+
+// report tells breaker and topology what came of a question.
+func (c *redisClient) report(ctx context.Context, done func(error), err error) {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		done(errCallerGone)
+	case outage(err):
+		c.routes.doubt()
 		done(err)
-		if err != nil {
-			c.routes.doubt()
-		}
+	default:
+		done(nil)
 	}
 }

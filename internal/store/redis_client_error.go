@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -68,11 +67,9 @@ func notExecuted(err error) error {
 	return fmt.Errorf("%w: %w", errNotExecuted, err)
 }
 
-// outage says whether the error tells of the server or the way to it, and not of this one command or its caller.
-func outage(ctx context.Context, err error) bool {
+// outage says whether the error tells of the server or the way to it, and not of this one command.
+func outage(err error) bool {
 	switch {
-	case err == nil, ctx.Err() != nil:
-		return false
 	case errors.Is(err, errLost):
 		return true
 	case !errors.Is(err, errNotExecuted):

@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,7 @@ type request struct {
 type lane struct {
 	node     *redisNode
 	replicas int // that every batch waits for
+	all      []*redisConn
 
 	mu    sync.Mutex
 	free  []*redisConn // guarded by mu; the last used is taken first
@@ -42,9 +45,19 @@ type lane struct {
 func newLane(n *redisNode, replicas int) *lane {
 	l := &lane{node: n, replicas: replicas}
 	for range laneConns {
-		l.free = append(l.free, &redisConn{node: n})
+		l.all = append(l.all, newRedisConn(n, n.dial.options(n.addr)))
 	}
+	l.free = slices.Clone(l.all)
 	return l
+}
+
+// close ends its connections, those in use too.
+func (l *lane) close() error {
+	var errs []error
+	for _, c := range l.all {
+		errs = append(errs, c.client.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // send carries the request to the node and its answer back.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -13,12 +15,33 @@ import (
 // replicaTimeout bounds WAIT; it leaves room in redisTimeout for the script before it.
 const replicaTimeout = 150 * time.Millisecond
 
+// idleTrust is how long a connection that was just used is taken to be open.
+const idleTrust = 20 * time.Millisecond
+
 // redisConn is one connection, made when it is needed. It belongs to whoever took it from its lane.
 type redisConn struct {
-	node  *redisNode
-	conn  *redis.Conn // nil: not connected
-	epoch epoch       // of the server at its other end
-	told  bool        // the client has heard of that epoch
+	node   *redisNode
+	client *redis.Client            // of this connection only
+	raw    atomic.Pointer[net.Conn] // what client dialled last
+	conn   *redis.Conn              // nil: not connected
+	used   time.Time                // last
+	epoch  epoch                    // of the server at its other end
+	told   bool                     // the node has heard of that epoch
+}
+
+func newRedisConn(n *redisNode, opt *redis.Options) *redisConn {
+	c := &redisConn{node: n}
+	dial := opt.Dialer
+	opt.PoolSize = 2 // the second for when a dial that nobody waits for any more hangs
+	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err == nil {
+			c.raw.Store(&conn)
+		}
+		return conn, err
+	}
+	c.client = redis.NewClient(opt)
+	return c
 }
 
 // send writes the batch at once and reads the replies into it.
@@ -45,6 +68,7 @@ func (c *redisConn) send(ctx context.Context, batch []*request, replicas int) {
 		wait = pipe.Do(ctx, "wait", replicas, int(replicaTimeout/time.Millisecond))
 	}
 	_, _ = pipe.Exec(ctx) // every command has its own error
+	c.used = time.Now()
 	broken := false
 	for i, r := range batch {
 		r.reply, r.err = cmds[i].Val(), sentError(cmds[i].Err())
@@ -79,13 +103,16 @@ func held(batch []*request, wait *redis.Cmd, replicas int) bool {
 // server.
 func ofConnection(err error) bool {
 	text, _ := serverError(err)
-	return errors.Is(err, errLost) || begins(text, []string{"READONLY", "MOVED", "NOAUTH", "NOPERM"})
+	return errors.Is(err, errLost) || begins(text, []string{"READONLY", "MOVED", "NOAUTH"})
 }
 
 // ready connects if need be, and has the client told of a new epoch before the first script that needs the slot's owner.
 func (c *redisConn) ready(ctx context.Context, batch []*request) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if c.conn != nil && time.Since(c.used) > idleTrust && !alive(*c.raw.Load()) {
+		c.close()
 	}
 	if c.conn == nil {
 		if err := c.connect(ctx); err != nil {
@@ -101,7 +128,7 @@ func (c *redisConn) ready(ctx context.Context, batch []*request) error {
 
 // connect opens the connection and learns who is there. Nothing is ever asked of a server that is no master.
 func (c *redisConn) connect(ctx context.Context) error {
-	conn := c.node.client.Conn()
+	conn := c.client.Conn()
 	e, err := readEpoch(ctx, conn)
 	if err == nil && e.Role != "" && e.Role != "master" {
 		err = fmt.Errorf("READONLY this server is a %s", e.Role)

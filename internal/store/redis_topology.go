@@ -2,21 +2,170 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // topology knows which node holds the keys.
 type topology interface {
 	// owner is the address of the master to ask.
 	owner(ctx context.Context) (string, error)
-	// moved says that the named node answered MOVED to this address.
+	// moved says that a node answered MOVED to this address.
 	moved(addr string)
-	// doubt says that the owner did not behave like one: look again.
+	// doubt says that the owner did not behave like one: look again soon.
 	doubt()
+	// electable is how many replicas a failover could promote; false when only the master knows of them.
+	electable(ctx context.Context) (int, bool)
+	close() error
+}
+
+func (c *redisClient) topology() (topology, error) {
+	if len(c.cfg.Addrs) == 0 {
+		return nil, errors.New("store.redis.addrs names no server: write host:port")
+	}
+	switch c.cfg.Mode {
+	case "", "standalone":
+		return fixed(c.cfg.Addrs[0]), nil
+	case "sentinel":
+		if c.cfg.SentinelMaster == "" {
+			return nil, errors.New("store.redis.sentinel_master is empty: write the name that the sentinels watch the master by")
+		}
+		return watchSentinels(c), nil
+	case "cluster":
+		return watchCluster(c), nil
+	}
+	return nil, fmt.Errorf("store.redis.mode: %q is not standalone, sentinel or cluster", c.cfg.Mode)
 }
 
 // fixed is the topology of one server.
 type fixed string
 
-func (f fixed) owner(context.Context) (string, error) { return string(f), nil }
-func (f fixed) moved(string)                          {}
-func (f fixed) doubt()                                {}
+func (f fixed) owner(context.Context) (string, error)       { return string(f), nil }
+func (f fixed) moved(string)                                {}
+func (f fixed) doubt()                                      {}
+func (f fixed) electable(context.Context) (n int, own bool) { return 0, false }
+func (f fixed) close() error                                { return nil }
+
+const (
+	lookEvery = time.Second           // while all is well
+	lookPause = 50 * time.Millisecond // between two looks
+)
+
+// watch keeps an answer to "who is the owner" and looks again when asked to, and now and then.
+type watch struct {
+	look   func(ctx context.Context) (string, error) // asks those who know
+	change func(old, new string)                     // nil, or called after the owner changed
+	again  chan struct{}                             // asks for another look; holds one
+
+	looking sync.Mutex // one look at a time; taken before mu
+	mu      sync.Mutex
+	addr    string // empty: not known yet; guarded by mu
+}
+
+func newWatch(look func(ctx context.Context) (string, error)) *watch {
+	return &watch{look: look, again: make(chan struct{}, 1)}
+}
+
+func (w *watch) known() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.addr
+}
+
+// owner is the last answer; the first one is waited for.
+func (w *watch) owner(ctx context.Context) (string, error) {
+	if addr := w.known(); addr != "" {
+		return addr, nil
+	}
+	return w.refresh(ctx)
+}
+
+func (w *watch) refresh(ctx context.Context) (string, error) {
+	w.looking.Lock()
+	defer w.looking.Unlock()
+	addr, err := w.look(ctx)
+	if err != nil {
+		return "", err
+	}
+	w.moved(addr)
+	return addr, nil
+}
+
+func (w *watch) moved(addr string) {
+	w.mu.Lock()
+	old := w.addr
+	w.addr = addr
+	w.mu.Unlock()
+	if old != addr && old != "" && w.change != nil {
+		w.change(old, addr)
+	}
+}
+
+func (w *watch) doubt() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
+}
+
+// keep looks until the context ends.
+func (w *watch) keep(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.again:
+		case <-tick.C:
+		}
+		bounded, cancel := context.WithTimeout(ctx, redisTimeout)
+		_, _ = w.refresh(bounded) // without an answer the last one stays
+		cancel()
+		pause(ctx, lookPause)
+	}
+}
+
+// poll asks all at once and gives what each answered, and the errors of the others.
+func poll[T any](clients map[string]*redis.Client, ask func(addr string, client *redis.Client) (T, error)) (answers []T, err error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	back := make(chan answer, len(clients))
+	for addr, client := range clients {
+		go func() {
+			v, err := ask(addr, client)
+			if err != nil {
+				err = fmt.Errorf("%s: %w", addr, err)
+			}
+			back <- answer{v, err}
+		}()
+	}
+	var errs []error
+	for range clients {
+		if a := <-back; a.err != nil {
+			errs = append(errs, a.err)
+		} else {
+			answers = append(answers, a.value)
+		}
+	}
+	return answers, errors.Join(errs...)
+}
+
+// beside is the address, with the host of the one that named it where it names none.
+func beside(addr, namedBy string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host != "" && host != "?" {
+		return addr
+	}
+	if host, _, err = net.SplitHostPort(namedBy); err != nil {
+		return addr
+	}
+	return net.JoinHostPort(host, port)
+}

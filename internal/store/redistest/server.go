@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // Server is one redis-server. Its methods end the test when they fail.
@@ -27,25 +29,11 @@ type Server struct {
 	exit chan struct{} // closed when the process has ended
 }
 
-// program is the path of a command of Redis. A missing one skips the test loudly; with CI=true it fails.
-func program(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing: run make tools", name)
-	}
-	t.Skipf("SKIPPED: %s is missing: run make tools", name)
-	return ""
-}
-
 // Start starts one server that keeps every write (appendonly, appendfsync always) and evicts nothing. Further settings
 // are given as on its command line, such as "--maxmemory", "8mb".
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, program(t, "redis-server"), t.TempDir(), freePort(t), args)
+	return start(t, needed.Program(t, "redis-server"), t.TempDir(), freePort(t), args)
 }
 
 func start(t testing.TB, binary, dir string, port int, args []string) *Server {
