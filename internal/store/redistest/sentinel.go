@@ -13,7 +13,7 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
-// Watched is a master with replicas, watched by three sentinels that promote a replica half a second after the master
+// Watched is a master with replicas, watched by three sentinels that promote a replica one second after the master
 // went silent.
 type Watched struct {
 	Name      string    // of the master, for the sentinels
@@ -61,7 +61,7 @@ func (w *Watched) sentinel(binary, host, port string) string {
 	conf := filepath.Join(dir, "sentinel.conf")
 	lines := []string{
 		"bind 127.0.0.1", "port " + own, "dir " + dir, "logfile " + filepath.Join(dir, "log"), "sentinel monitor " + w.Name + " " + host + " " + port + " 2",
-		"sentinel down-after-milliseconds " + w.Name + " 500", "sentinel failover-timeout " + w.Name + " 2000", "sentinel parallel-syncs " + w.Name + " 2",
+		"sentinel down-after-milliseconds " + w.Name + " 1000", "sentinel failover-timeout " + w.Name + " 2000", "sentinel parallel-syncs " + w.Name + " 2",
 	}
 	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		w.t.Fatal(err)
@@ -131,7 +131,14 @@ func (w *Watched) Failover() *Server {
 		}
 		return err
 	})
+	host, port, _ := net.SplitHostPort(master.Addr)
+	old.args = append(old.args, "--replicaof", host+" "+port) // what the sentinels would tell it in ten seconds
 	old.Restart()
-	Eventually(w.t, "the replicas follow the new master", func() error { return w.online(master, len(w.Servers)-1) })
+	Eventually(w.t, "the replicas follow the new master", func() (err error) {
+		if master, err = w.agreed(); err == nil {
+			err = w.online(master, len(w.Servers)-1)
+		}
+		return err
+	})
 	return master
 }
