@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Of the server's memory in use: from noBodies on no bodies of answers are kept, from noClaims on new claims get 503.
+// Of the server's memory in use: from keepBodiesBelow on no bodies of answers are kept, from takeClaimsBelow on new claims get 503.
 const (
-	noBodies = 0.80
-	noClaims = 0.90
+	keepBodiesBelow = 0.80
+	takeClaimsBelow = 0.90
 )
 
 const judgeEvery = 2 * time.Second

@@ -56,8 +56,8 @@ const (
 	lookPause = 50 * time.Millisecond // between two looks
 )
 
-// watch keeps an answer to "who is the owner" and looks again when asked to, and now and then.
-type watch struct {
+// lookout keeps an answer to "who is the owner" and looks again when asked to, and now and then.
+type lookout struct {
 	look   func(ctx context.Context) (string, error) // asks those who know
 	change func(old, new string)                     // nil, or called after the owner changed
 	again  chan struct{}                             // asks for another look; holds one
@@ -67,65 +67,65 @@ type watch struct {
 	addr    string // empty: not known yet; guarded by mu
 }
 
-func newWatch(look func(ctx context.Context) (string, error)) *watch {
-	return &watch{look: look, again: make(chan struct{}, 1)}
+func newLookout(look func(ctx context.Context) (string, error)) *lookout {
+	return &lookout{look: look, again: make(chan struct{}, 1)}
 }
 
-func (w *watch) known() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.addr
+func (l *lookout) known() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addr
 }
 
 // owner is the last answer; the first one is waited for.
-func (w *watch) owner(ctx context.Context) (string, error) {
-	if addr := w.known(); addr != "" {
+func (l *lookout) owner(ctx context.Context) (string, error) {
+	if addr := l.known(); addr != "" {
 		return addr, nil
 	}
-	return w.refresh(ctx)
+	return l.refresh(ctx)
 }
 
-func (w *watch) refresh(ctx context.Context) (string, error) {
-	w.looking.Lock()
-	defer w.looking.Unlock()
-	addr, err := w.look(ctx)
+func (l *lookout) refresh(ctx context.Context) (string, error) {
+	l.looking.Lock()
+	defer l.looking.Unlock()
+	addr, err := l.look(ctx)
 	if err != nil {
 		return "", err
 	}
-	w.moved(addr)
+	l.moved(addr)
 	return addr, nil
 }
 
-func (w *watch) moved(addr string) {
-	w.mu.Lock()
-	old := w.addr
-	w.addr = addr
-	w.mu.Unlock()
-	if old != addr && old != "" && w.change != nil {
-		w.change(old, addr)
+func (l *lookout) moved(addr string) {
+	l.mu.Lock()
+	old := l.addr
+	l.addr = addr
+	l.mu.Unlock()
+	if old != addr && old != "" && l.change != nil {
+		l.change(old, addr)
 	}
 }
 
-func (w *watch) doubt() {
+func (l *lookout) doubt() {
 	select {
-	case w.again <- struct{}{}:
+	case l.again <- struct{}{}:
 	default:
 	}
 }
 
 // keep looks until the context ends.
-func (w *watch) keep(ctx context.Context) {
+func (l *lookout) keep(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.again:
+		case <-l.again:
 		case <-tick.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, redisTimeout)
-		_, _ = w.refresh(bounded) // without an answer the last one stays
+		_, _ = l.refresh(bounded) // without an answer the last one stays
 		cancel()
 		pause(ctx, lookPause)
 	}

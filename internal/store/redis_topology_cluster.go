@@ -11,7 +11,7 @@ import (
 
 // cluster is the topology of the one slot that all keys of the namespace hash to.
 type cluster struct {
-	*watch
+	*lookout
 	slot int64
 	dial func(addr string) *redis.Client
 
@@ -24,7 +24,7 @@ type cluster struct {
 func watchCluster(c *redisClient) *cluster {
 	t := &cluster{slot: slotOf(c.tag), clients: map[string]*redis.Client{}}
 	t.dial = func(addr string) *redis.Client { return redis.NewClient(c.dial.options(addr)) }
-	t.watch = newWatch(t.ask)
+	t.lookout = newLookout(t.ask)
 	t.learn(c.cfg.Addrs)
 	c.work.Go(func() { t.keep(c.ctx) })
 	return t

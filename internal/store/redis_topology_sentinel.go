@@ -14,7 +14,7 @@ import (
 // sentinels are the topology of one watched master. What they say is asked for again whenever the master misbehaves, when
 // one of them tells of a switch, and every second.
 type sentinels struct {
-	*watch
+	*lookout
 	name    string
 	clients map[string]*redis.Client
 }
@@ -23,7 +23,7 @@ type sentinels struct {
 // written to the old one: it may come back and believe itself master still.
 func watchSentinels(c *redisClient) *sentinels {
 	s := &sentinels{name: c.cfg.SentinelMaster, clients: map[string]*redis.Client{}}
-	s.watch = newWatch(s.ask)
+	s.lookout = newLookout(s.ask)
 	s.change = func(old, new string) {
 		c.log.Warn("the sentinels name another master", "old", old, "new", new)
 		c.drop(old)
@@ -48,7 +48,7 @@ type named struct {
 // ask takes the word of the sentinel that has heard of the latest failover.
 func (s *sentinels) ask(ctx context.Context) (string, error) {
 	said, err := poll(s.clients, func(_ string, client *redis.Client) (named, error) {
-		facts, err := pairs(client.Do(ctx, "sentinel", "master", s.name))
+		facts, err := factsIn(client.Do(ctx, "sentinel", "master", s.name))
 		if err != nil {
 			return named{}, err
 		}
@@ -113,8 +113,8 @@ func (s *sentinels) close() error {
 	return errors.Join(errs...)
 }
 
-// pairs reads a reply of names and values in turn.
-func pairs(cmd *redis.Cmd) (map[string]string, error) {
+// factsIn reads a reply of names and values in turn.
+func factsIn(cmd *redis.Cmd) (map[string]string, error) {
 	list, err := cmd.Slice()
 	return pairsOf(list), err
 }
