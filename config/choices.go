@@ -6,7 +6,7 @@ import "strings"
 var choices = map[string][]string{
 	"proxy.unregistered":        {"deny", "pass", "govern"},
 	"proxy.intercept.ca_key":    {"disk", "memory"},
-	"api.keys[].role":           {"agent", "operator"},
+	"api.keys[].role":           {"agent", "operator", "sidecar"},
 	"api.keys[].plan":           {"free", "starter", "pro", "agency", "unlimited"},
 	"store.kind":                {"embedded", "redis"},
 	"store.embedded.durability": {"power", "process"},
@@ -31,13 +31,16 @@ var choices = map[string][]string{
 
 // secrets are the keys whose values are never shown; {} stands for any name.
 var secrets = map[string]bool{
-	"agent.proxy_users{}":    true,
-	"api.keys[].key":         true,
-	"store.seal_key":         true,
-	"store.redis.password":   true,
-	"tools[].auth.secrets[]": true,
-	"tools[].headers{}":      true,
-	"control.api_key":        true,
+	"agent.proxy_users{}":             true,
+	"api.keys[].key":                  true,
+	"store.seal_key":                  true,
+	"store.redis.password":            true,
+	"tools[].auth.secrets[]":          true,
+	"tools[].headers{}":               true,
+	"control.api_key":                 true,
+	"control.key_secret":              true,
+	"control.credentials[].secrets[]": true,
+	"control.credentials[].headers{}": true,
 }
 
 // credentialWords tell headers that carry a credential from those that merely configure (Stripe-Version).

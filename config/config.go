@@ -3,9 +3,8 @@
 package config
 
 import (
-	"time"
-
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/control"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/store"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
@@ -32,7 +31,7 @@ type Config struct {
 	// What each agent may do.
 	Policies []policy.Config `koanf:"policies"`
 	// A OnceOnly-compatible control plane.
-	Control ControlConfig `koanf:"control"`
+	Control control.Config `koanf:"control"`
 	// Bounds of this sidecar's memory.
 	Limits govern.Limits `koanf:"limits"`
 	// Diagnostics. The audit is not here: it is in the store.
@@ -55,22 +54,6 @@ type AgentConfig struct {
 type HealthConfig struct {
 	// Address of the listener of /livez, /readyz and /metrics, host:port.
 	Listen string `koanf:"listen"`
-}
-
-// ControlConfig is the section `control`.
-type ControlConfig struct {
-	// Address of the control plane; empty: none.
-	BaseURL string `koanf:"base_url"`
-	// The key it knows this sidecar by.
-	APIKey string `koanf:"api_key"`
-	// How often policies, tools and the kill switch are asked for.
-	Poll time.Duration `koanf:"poll"`
-	// Older than this, what it said last binds no more and calls with effects are refused.
-	MaxStale time.Duration `koanf:"max_stale"`
-	// Who grants leases: local (the default) or remote.
-	Lease string `koanf:"lease"`
-	// Report results of calls to it.
-	Results bool `koanf:"results"`
 }
 
 // LogConfig is the section `log`.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/control"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/store"
 	"github.com/oo-sidecar/oo-sidecar/proxy"
@@ -55,7 +56,7 @@ func defaults() *Config {
 				Poll:      time.Second,
 			},
 		},
-		Control: ControlConfig{Poll: 5 * time.Second, MaxStale: 5 * time.Minute, Lease: "local"},
+		Control: control.Config{Poll: 5 * time.Second, MaxStale: 5 * time.Minute, Lease: "local", Timeout: 2 * time.Second},
 		Limits:  govern.Limits{AnswerBytes: mib, Waiters: 1024, HeaderBytes: 32 * kib},
 		Log:     LogConfig{Level: "info", Format: "json"},
 	}

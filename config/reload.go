@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Reloadable says whether a running sidecar can change from one configuration to another: its listeners and its store
-// must stay. The error names what differs.
+// Reloadable says whether a running sidecar can change from one configuration to another: its listeners, its store
+// and its control plane must stay. The error names what differs.
 func Reloadable(running, next *Config) error {
 	var problems []Problem
 	before, after := running.listeners(), next.listeners()
@@ -16,6 +16,11 @@ func Reloadable(running, next *Config) error {
 		}
 	}
 	for _, key := range differences(reflect.ValueOf(running.Store), reflect.ValueOf(next.Store), spot{key: "store"}) {
+		problems = append(problems, next.fixed(key))
+	}
+	controlled, wanted := running.Control, next.Control
+	controlled.Credentials, wanted.Credentials = nil, nil
+	for _, key := range differences(reflect.ValueOf(controlled), reflect.ValueOf(wanted), spot{key: "control"}) {
 		problems = append(problems, next.fixed(key))
 	}
 	return join(problems)

@@ -198,9 +198,9 @@ func (v *checker) keys() {
 		names[k.Name], values[k.Key] = at, at
 		switch {
 		case k.Role == "":
-			v.bad(at+".role", "is missing", "write agent or operator")
-		case k.Role == "operator" && k.AgentID != "":
-			v.bad(at+".agent_id", "an operator key speaks for no agent", "remove it")
+			v.bad(at+".role", "is missing", "write agent, operator or sidecar")
+		case k.Role != "agent" && k.AgentID != "":
+			v.bad(at+".agent_id", "an "+k.Role+" key speaks for no agent of its own", "remove it")
 		case k.AgentID != "":
 			v.agentID(at+".agent_id", k.AgentID)
 		}
@@ -269,12 +269,6 @@ func (v *checker) embedded() {
 	v.least("store.embedded.max_unknown", e.MaxUnknown, 1, "1")
 	if v.Store.SealKey != "" {
 		v.secret("store.seal_key", "the key", v.Store.SealKey)
-	}
-}
-
-func (v *checker) control() {
-	if v.Control.BaseURL != "" {
-		v.bad("control.base_url", "a control plane is not in this build yet", "remove it")
 	}
 }
 

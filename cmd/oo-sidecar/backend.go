@@ -174,8 +174,9 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "keys", Value: fmt.Sprint(st.Keys)},
 		{Key: "unknown_outcomes", Value: fmt.Sprint(st.Unknown)},
 		{Key: "running", Value: fmt.Sprint(s.governor.Running())},
-		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(time.Since(s.governor.Snapshot().At).Seconds()))},
+		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(s.snapshotAge().Seconds()))},
 	}
+	lines = append(lines, s.control.lines(s)...)
 	if jump := st.Journal.Jump; !jump.At.IsZero() {
 		lines = append(lines, health.Line{Key: "clock", Value: fmt.Sprintf("jumped by %s at %s", jump.By, jump.At.Format(time.RFC3339))})
 	}

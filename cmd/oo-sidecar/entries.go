@@ -83,6 +83,9 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 	if err := errors.Join(problems...); err != nil {
 		return nil, nil, err
 	}
+	if tools, policies, err = s.control.overlay(cfg, tools, policies); err != nil {
+		return nil, nil, err
+	}
 	return tools, policies, s.remember(tools)
 }
 
@@ -203,6 +206,9 @@ func (b registry) Put(ctx context.Context, kind api.Kind, spec []byte, who strin
 	}
 	c.Source = "api"
 	tools, policies := b.current()
+	if policies[c.AgentID].Source == controlSource {
+		return api.Entry{}, errControlled
+	}
 	policies[c.AgentID] = c
 	entry.Kind, entry.Name, shown.Name = store.PolicyEntry, c.AgentID, c.AgentID
 	return shown, b.hold(ctx, entry, values(tools), values(policies), who)
@@ -226,6 +232,9 @@ func (b registry) Delete(ctx context.Context, kind api.Kind, name, scope, who st
 	of := store.PolicyEntry
 	if kind == api.ToolEntry {
 		of, name = store.ToolEntry, entryName(name, scope)
+	}
+	if b.controls(of, name) {
+		return errControlled
 	}
 	err := b.s.store.Delete(ctx, of, name, who)
 	if errors.Is(err, store.ErrNoEntry) {

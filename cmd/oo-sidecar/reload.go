@@ -69,6 +69,7 @@ func (s *sidecar) use(cfg *config.Config) error {
 func (s *sidecar) swap(cfg *config.Config, snapshot *govern.Snapshot) {
 	s.introduce()
 	s.governor.Use(snapshot)
+	s.changed()
 	tools, agents := []string{}, []string{}
 	for _, t := range snapshot.Registry.Tools() {
 		tools = append(tools, t.Name)
@@ -77,7 +78,9 @@ func (s *sidecar) swap(cfg *config.Config, snapshot *govern.Snapshot) {
 		agents = append(agents, p.AgentID())
 	}
 	s.metrics.Registered(tools, agents)
-	s.metrics.Current(time.Now())
+	if s.control == nil {
+		s.metrics.Current(time.Now())
+	}
 }
 
 // introduce says who may ask from now on: the configured agent or proxy users, and the children of `run`.

@@ -85,6 +85,9 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 
 // putTool has the tool hold if it makes a valid snapshot together with all others.
 func (b registry) putTool(ctx context.Context, entry store.Entry, c tool.Config, who string) error {
+	if b.controls(store.ToolEntry, entry.Name) {
+		return errControlled
+	}
 	c.Source = "api"
 	t, err := b.s.cfg.Load().Rules().New(c)
 	if err != nil {

@@ -49,6 +49,8 @@ type sidecar struct {
 	instance    string                       // made at the start: by it a probe is told from an answer of something else
 	ca          atomic.Pointer[intercept.CA] // nil while interception is off
 	keyPath     string                       // of the operator key made here; empty when the configuration has one
+	control     *controlled                  // what a control plane says; nil without one
+	plane       plane                        // what this sidecar says as a control plane
 	draining    atomic.Bool
 	waitingAt   atomic.Int64 // when that records cannot be written was last said; Unix, ns
 	introducing sync.Mutex   // held while identity is made
@@ -109,7 +111,7 @@ func (s *sidecar) openStore(cfg *config.Config) error {
 
 func (s *sidecar) disabled(agent string) bool {
 	_, off := s.store.Disabled(agent)
-	return off
+	return off || s.control.disabled(agent)
 }
 
 // unrecorded counts an audit record that could not be written when it was due, and says so at most once in ten seconds.
@@ -131,6 +133,7 @@ func (s *sidecar) switched(agent string, off bool) {
 		s.store.Book().Pardon(agent, time.Now())
 	}
 	s.log.Warn("kill switch", "agent", agent, "disabled", off)
+	s.changed()
 }
 
 func (s *sidecar) logf(level slog.Level, msg string, args ...any) {
@@ -179,6 +182,9 @@ func (s *sidecar) listen() error {
 	}
 	s.upstream.Snapshot = s.governor.Snapshot
 	s.governor.Sender = s.upstream
+	if err := s.useControl(cfg); err != nil {
+		return err
+	}
 	if err := s.use(cfg); err != nil {
 		return err
 	}
@@ -232,6 +238,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Audit, s.api.Walk = s.query, s.walk
 	s.api.UseBook(s.store.Book())
 	s.api.StrictPolicyTools = func() bool { return s.cfg.Load().API.StrictPolicyTools }
+	s.api.Published = s.published
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce
@@ -244,6 +251,9 @@ func (s *sidecar) serveHealth() {
 		{Name: "store", Err: s.store.Err},
 		{Name: "draining", Err: s.notDraining},
 	}}
+	if s.control != nil {
+		s.health.Checks = append(s.health.Checks, health.Check{Name: "control", Err: s.control.follower.Err})
+	}
 	s.servers = append(s.servers, listen.Server(s.health.Routes(), s.log))
 }
 
@@ -271,6 +281,7 @@ const (
 // start serves. What it returns is told when a listener fails.
 func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
+	s.startControl()
 	s.api.ResumeJobs() // before anybody can ask for their keys
 	go func() {
 		if err := s.proxy.Serve(s.ctx, s.listeners.proxy); err != nil {

@@ -14,7 +14,8 @@ type Config struct {
 type KeyConfig struct {
 	// Its name, as audit records show it.
 	Name string `koanf:"name"`
-	// agent or operator. An agent key can never change policies, tools, keys or the kill switch.
+	// agent, operator or sidecar. An agent key can never change policies, tools, keys or the kill switch. A sidecar key is
+	// that of a sidecar whose control plane this one is: it reads the snapshot, holds leases and tells what was done.
 	Role string `koanf:"role"`
 	// Whom an agent key speaks for; empty with an operator key.
 	AgentID string `koanf:"agent_id"`

@@ -12,6 +12,7 @@ func (s *Server) governRoutes() map[string]methods {
 		"/v1/tools":                       {"GET": operators(s.listRegistered), "POST": operators(s.upsertTool)},
 		"/v1/tools/{name}":                {"GET": operators(s.getRegistered), "DELETE": operators(s.deleteRegistered)},
 		"/v1/tools/{name}/toggle":         {"POST": operators(s.toggleTool)},
+		"/v1/snapshot":                    {"GET": s.getSnapshot},
 		"/v1/openapi.json":                {"GET": s.describe},
 		"/v1/me":                          {"GET": s.me},
 		"/v1/me/notifications":            {"POST": operators(s.notifications)},

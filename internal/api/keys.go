@@ -15,6 +15,7 @@ type Role string
 const (
 	Agent    Role = "agent"    // its own calls only
 	Operator Role = "operator" // policies, tools, switches, unknown outcomes, the audit
+	Sidecar  Role = "sidecar"  // what a sidecar needs of its control plane: see sidecars
 )
 
 // Key is one bearer key, without the key itself.
@@ -44,8 +45,8 @@ func NewKeyring(configs []KeyConfig) (*Keyring, error) {
 			return nil, fmt.Errorf("api key %q is empty", c.Name)
 		}
 		role := Role(c.Role)
-		if role != Agent && role != Operator {
-			return nil, fmt.Errorf("api key %q: role %q is neither agent nor operator", c.Name, c.Role)
+		if role != Agent && role != Operator && role != Sidecar {
+			return nil, fmt.Errorf("api key %q: role %q is neither agent, operator nor sidecar", c.Name, c.Role)
 		}
 		rate, err := newBucket(c.Rate)
 		if err != nil {

@@ -42,4 +42,4 @@ func (k *Key) ttl(seconds int64) time.Duration {
 }
 
 // speaksFor says whether the key may act as the agent.
-func (k *Key) speaksFor(agent string) bool { return k.Role == Operator || k.AgentID == agent }
+func (k *Key) speaksFor(agent string) bool { return k.Role != Agent || k.AgentID == agent }

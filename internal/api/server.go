@@ -43,11 +43,13 @@ type Server struct {
 
 	// Walk visits what a query selects of the audit, oldest first, without holding it all.
 	Walk              func(context.Context, audit.Query, func(audit.Row) error) error
-	Book              *activity.Book // what callers did: see UseBook
-	StrictPolicyTools func() bool    // may policies over /v1 name registered tools only; nil: no
+	Book              *activity.Book             // what callers did: see UseBook
+	Published         func() (*Published, error) // what sidecars follow
+	StrictPolicyTools func() bool                // may policies over /v1 name registered tools only; nil: no
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
+	waiting atomic.Int64            // sidecars that wait for a newer snapshot
 	keys    atomic.Pointer[Keyring] // swapped whole
 }
 
@@ -74,7 +76,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	for _, routes := range []map[string]methods{s.callerRoutes(), s.governRoutes()} {
 		for pattern, m := range routes {
-			mux.Handle(pattern, s.guard(m, Agent))
+			mux.Handle(pattern, s.guard(m.of(pattern), Agent))
 		}
 	}
 	mux.Handle("/", s.guard(nil, ""))

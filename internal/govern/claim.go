@@ -27,6 +27,11 @@ func (p *passage) enter(ctx context.Context) *Reply {
 	if p.g.Draining.Load() {
 		return p.refuse("draining", "")
 	}
+	if p.tool.Effect != tool.Read && p.g.Stale != nil {
+		if err := p.g.Stale(); err != nil {
+			return p.refuse("policy_stale", "The policies are too old for calls with effects.")
+		}
+	}
 	var waited time.Duration
 	p.place, waited = p.g.bulkheads.enter(ctx, p.tool, p.patience())
 	p.waited += waited

@@ -65,7 +65,7 @@ func (p *passage) decide() *Reply {
 	case !p.tool.Enabled:
 		return p.refuse("tool_disabled", "Tool "+p.name+" is switched off.")
 	case p.tool.SecretGone:
-		return p.refuse("tool_secret_missing", "Tool "+p.name+" signs its calls and its secret is not available here.")
+		return p.refuse("tool_secret_missing", "Tool "+p.name+" needs a secret that is not available here.")
 	}
 	return nil
 }
