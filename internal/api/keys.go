@@ -37,6 +37,9 @@ type Keyring struct {
 	limited func(*Key) // hears of requests above a rate; set by UseKeys
 }
 
+// usualPlan is the plan of a key that names none. What a sidecar does is counted at its agents' policies.
+var usualPlan = map[Role]string{Agent: "agency", Operator: "agency", Sidecar: "unlimited"}
+
 // NewKeyring makes a keyring of the configured keys.
 func NewKeyring(configs []KeyConfig) (*Keyring, error) {
 	ring := &Keyring{keys: make([]Key, 0, len(configs))}
@@ -53,7 +56,7 @@ func NewKeyring(configs []KeyConfig) (*Keyring, error) {
 			return nil, fmt.Errorf("api key %q: %w", c.Name, err)
 		}
 		ring.keys = append(ring.keys, Key{Name: c.Name, Role: role, AgentID: c.AgentID, Namespace: or(c.Namespace, "default"),
-			Plan: or(c.Plan, "agency"), preview: preview(c.Key), digest: sha256.Sum256([]byte(c.Key)), rate: rate})
+			Plan: or(c.Plan, usualPlan[role]), preview: preview(c.Key), digest: sha256.Sum256([]byte(c.Key)), rate: rate})
 	}
 	return ring, nil
 }

@@ -45,8 +45,6 @@ func under(t testing.TB, base string, control, more settings) *sidecar {
 	return start(t, nil, all)
 }
 
-func (s *sidecar) base() string { return "http://" + s.api }
-
 // ready is /readyz?verbose.
 func (s *sidecar) ready() answer {
 	s.t.Helper()
