@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"internal/audit":           {"internal/journal"},
 	"internal/metrics":         {"internal/audit", "internal/tool"},
 	"internal/health":          {"internal/listen"},
+	"internal/inject":          {"internal/pod"},
 	"dedup":                    {"internal/tool"},
 	"policy":                   {"internal/tool"},
 }
@@ -40,6 +41,7 @@ var onlyIn = map[string][]string{
 	"github.com/knadh/koanf":      {"config"},
 	"github.com/redis/go-redis":   {"internal/store"},
 	"crypto/hmac":                 {"hmac"},
+	"go.yaml.in/yaml":             {"config", "internal/inject"},
 	"github.com/spf13/cobra":      {"cmd/oo-sidecar"},
 	"html/template":               {},
 	"net/http/httputil":           {},

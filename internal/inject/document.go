@@ -2,6 +2,7 @@ package inject
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,11 +65,8 @@ func documents(text []byte) (all []document) {
 
 // document injects into what one document describes.
 func (o Options) document(body []byte) (out []byte, notes []string, err error) {
-	var root yaml.Node
-	dec := yaml.NewDecoder(bytes.NewReader(body))
-	if err := dec.Decode(&root); errors.Is(err, io.EOF) {
-		return body, nil, nil
-	} else if err != nil {
+	root, err := read(body)
+	if err != nil {
 		return body, nil, unreadable(err, body)
 	}
 	if root.Kind != yaml.DocumentNode || len(root.Content) != 1 || root.Content[0].Kind != yaml.MappingNode {
@@ -80,8 +78,22 @@ func (o Options) document(body []byte) (out []byte, notes []string, err error) {
 	if err != nil || equal(former, object) {
 		return body, notes, err
 	}
-	out, err = print(&root, body)
+	out, err = print(root, body)
 	return out, notes, err
+}
+
+// read parses one document; JSON by its own rules, which are not all YAML's.
+func read(body []byte) (*yaml.Node, error) {
+	if json.Valid(body) {
+		n, err := fromJSON(body)
+		return &yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{n}}, err
+	}
+	root := &yaml.Node{}
+	err := yaml.NewDecoder(bytes.NewReader(body)).Decode(root)
+	if errors.Is(err, io.EOF) { // nothing but comments
+		err = nil
+	}
+	return root, err
 }
 
 // unreadable says what to do about a template, of which YAML's own error says nothing useful.

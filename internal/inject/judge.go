@@ -80,6 +80,7 @@ func (w *workload) judge(c choice) (problems Refusals) {
 			no(at(w.template, "metadata", "annotations", Skip), "metadata.annotations."+Skip, "names "+strconv.Quote(name)+", which the pod does not have", "correct the name")
 		}
 	}
+	slices.SortStableFunc(problems, func(a, b Refusal) int { return a.Line - b.Line })
 	return problems
 }
 
@@ -105,11 +106,11 @@ func (w *workload) judgeClaim(c choice) (problems Refusals) {
 	}
 	replicas := at(w.root, "spec", "replicas")
 	if n, is := number(replicas); is && n > 1 || w.kind == "DaemonSet" {
-		problems = append(problems, w.refuse(replicas, "spec.replicas", "are several pods on the one claim "+c.claim+", whose journal has one sidecar", "use one replica, or store.kind: redis with --state emptydir")...)
+		problems = append(problems, w.refuse(replicas, "spec.replicas", "are several pods on the one claim "+c.claim+", whose journal has one sidecar", "use one replica, or store.kind: redis with the state in an emptydir")...)
 	}
 	strategy := at(w.root, "spec", "strategy", "type")
 	if w.kind == "Deployment" && text(strategy) != "Recreate" {
-		problems = append(problems, w.refuse(strategy, "spec.strategy.type", "is not Recreate: a rollout's new pod would wait for ever for the claim "+c.claim+", which the old one holds", "write strategy: {type: Recreate}, or use store.kind: redis with --state emptydir")...)
+		problems = append(problems, w.refuse(strategy, "spec.strategy.type", "is not Recreate: a rollout's new pod would wait for ever for the claim "+c.claim+", which the old one holds", "write strategy: {type: Recreate}, or use store.kind: redis with the state in an emptydir")...)
 	}
 	return problems
 }

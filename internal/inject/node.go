@@ -85,12 +85,34 @@ func put(m *yaml.Node, name string, value *yaml.Node) {
 	m.Content = append(m.Content, str(name), value)
 }
 
+// putBefore gives a new key its value, before the key other.
+func putBefore(m *yaml.Node, other, name string, value *yaml.Node) {
+	drop(m, name) // it may be there, and null
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == other {
+			m.Content = slices.Insert(m.Content, i, str(name), value)
+			return
+		}
+	}
+	put(m, name, value)
+}
+
+// drop takes a key out of a mapping.
+func drop(m *yaml.Node, name string) {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == name {
+			m.Content = slices.Delete(m.Content, i, i+2)
+			return
+		}
+	}
+}
+
 // under is the mapping or sequence at a key, made when there is none. It is printed in lines of its own, not in braces,
 // because something will be added.
 func under(m *yaml.Node, name string, kind yaml.Kind) *yaml.Node {
 	n := field(m, name)
 	if n == nil {
-		n = &yaml.Node{Kind: kind}
+		n = &yaml.Node{Kind: kind, Tag: map[yaml.Kind]string{yaml.MappingNode: "!!map", yaml.SequenceNode: "!!seq"}[kind]}
 		put(m, name, n)
 	}
 	n.Style &^= yaml.FlowStyle

@@ -84,11 +84,12 @@ func (e *edit) mark() {
 	}
 }
 
-// remove takes out what an earlier injection put in where it may stand elsewhere now.
+// remove takes out what an earlier injection put in, since it may stand elsewhere now.
 func (e *edit) remove() {
-	without(e.spec, "initContainers", ours)
-	if list := field(e.spec, "containers"); list != nil {
-		list.Content = slices.DeleteFunc(list.Content, ours)
+	for _, name := range []string{"initContainers", "containers"} {
+		if list := field(e.spec, name); list != nil {
+			list.Content = slices.DeleteFunc(list.Content, ours)
+		}
 	}
 }
 
@@ -101,6 +102,9 @@ func (e *edit) place() error {
 	if e.fleeting {
 		sidecar.Env = append(sidecar.Env, pod.EnvVar{Name: "OO_STORE__EMBEDDED__LIFETIME", Value: "pod"})
 	}
+	if field(e.spec, list) == nil {
+		putBefore(e.spec, "containers", list, &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"})
+	}
 	made := []pod.Container{sidecar}
 	if e.lock {
 		made = append(made, pod.EgressLock(e.lockImage))
@@ -112,6 +116,7 @@ func (e *edit) place() error {
 		}
 		insert(under(e.spec, list, yaml.SequenceNode), i, &n)
 	}
+	without(e.spec, "initContainers", func(*yaml.Node) bool { return false }) // one that a classic sidecar left empty
 	return nil
 }
 
@@ -198,7 +203,7 @@ func (e *edit) settings() {
 		e.note("terminationGracePeriodSeconds is %d: calls that run longer are recorded unknown; set proxy.drain below it", grace)
 	}
 	if e.fleeting {
-		e.note("its state lies in an emptyDir: at most once until the pod is deleted; --state pvc:NAME keeps it, or store.kind: redis")
+		e.note("its state lies in an emptyDir: at most once until the pod is deleted; state pvc:NAME keeps it, or store.kind: redis")
 		return
 	}
 	security := under(e.spec, "securityContext", yaml.MappingNode)
@@ -235,13 +240,4 @@ func (e *edit) volumes() error {
 		}
 	}
 	return nil
-}
-
-func drop(m *yaml.Node, name string) {
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == name {
-			m.Content = slices.Delete(m.Content, i, i+2)
-			return
-		}
-	}
 }

@@ -35,12 +35,13 @@ type Container struct {
 	Name            string          `yaml:"name"`
 	Image           string          `yaml:"image"`
 	RestartPolicy   string          `yaml:"restartPolicy,omitempty"` // Always makes an init container a native sidecar
-	Args            []string        `yaml:"args"`
+	Command         []string        `yaml:"command,omitempty"`
+	Args            []string        `yaml:"args,omitempty"`
 	Env             []EnvVar        `yaml:"env,omitempty"`
-	Ports           []Port          `yaml:"ports"`
-	StartupProbe    *Probe          `yaml:"startupProbe"`
-	ReadinessProbe  *Probe          `yaml:"readinessProbe"`
-	LivenessProbe   *Probe          `yaml:"livenessProbe"`
+	Ports           []Port          `yaml:"ports,omitempty"`
+	StartupProbe    *Probe          `yaml:"startupProbe,omitempty"`
+	ReadinessProbe  *Probe          `yaml:"readinessProbe,omitempty"`
+	LivenessProbe   *Probe          `yaml:"livenessProbe,omitempty"`
 	Lifecycle       *Lifecycle      `yaml:"lifecycle,omitempty"`
 	Resources       Resources       `yaml:"resources"`
 	SecurityContext SecurityContext `yaml:"securityContext"`
@@ -105,6 +106,7 @@ type SecurityContext struct {
 // Capabilities are those of the kernel.
 type Capabilities struct {
 	Drop []string `yaml:"drop"`
+	Add  []string `yaml:"add,omitempty"`
 }
 
 // Mount is a volume in a container.
