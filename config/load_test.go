@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/proxy"
@@ -341,34 +340,20 @@ func TestStarterExamples(t *testing.T) {
 	}
 }
 
-// TestManifests loads the configurations within the manifests.
+// TestManifests loads the configurations of the manifests.
 func TestManifests(t *testing.T) {
-	files, _ := filepath.Glob("../examples/k8s/*.yaml")
-	found := 0
-	for _, name := range files {
-		f, err := os.Open(name)
+	files, _ := filepath.Glob("../examples/k8s/overlays/*/config.yaml")
+	if len(files) < 2 {
+		t.Fatalf("%d overlays have a configuration", len(files))
+	}
+	for _, name := range append(files, "../examples/k8s/base/config.yaml") {
+		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		for d := yaml.NewDecoder(f); ; {
-			var doc struct {
-				Kind string
-				Data map[string]string
-			}
-			if err := d.Decode(&doc); err != nil {
-				break
-			}
-			if text, ok := doc.Data["config.yaml"]; ok && doc.Kind == "ConfigMap" {
-				found++
-				filled, environ := fill(t, text)
-				if _, _, err := Load(write(t, filled), environ, nil); err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-			}
+		filled, environ := fill(t, string(text))
+		if _, _, err := Load(write(t, filled), environ, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
-	}
-	if found == 0 {
-		t.Error("no manifest holds a configuration")
 	}
 }

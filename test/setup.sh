@@ -8,6 +8,7 @@ install_go() { # command, module@version
 }
 install_go stripe-mock github.com/stripe/stripe-mock@v0.203.0
 install_go mailpit github.com/axllent/mailpit@v1.27.11
+install_go kustomize sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
 
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
@@ -18,6 +19,12 @@ need python3 python3
 need node nodejs
 need npm npm
 need chromium chromium
+if [ "$(uname)" = Linux ]; then # the image and the egress lock
+	need buildah buildah
+	need nft nftables
+	need ip iproute2
+	need setpriv util-linux
+fi
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools
