@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/proxy"
 )
