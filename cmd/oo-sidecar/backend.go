@@ -75,6 +75,12 @@ func storeError(err error) error {
 	return err
 }
 
+// spent is what the agent has used of its limits.
+func (s *sidecar) spent(tenant, agent, name string) api.Spent {
+	u := s.store.Usage(tenant, agent, name)
+	return api.Spent{HourCalls: u.HourCalls, ToolCalls: u.ToolCalls, Spend: u.DaySpend}
+}
+
 // unknowns are the open calls as the api sees them.
 type unknowns struct{ s *sidecar }
 

@@ -237,6 +237,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Audit, s.api.Walk = s.query, s.walk
 	s.api.UseBook(s.store.Book())
+	s.api.Record, s.api.Spent = s.audit.Append, s.spent
 	s.api.StrictPolicyTools = func() bool { return s.cfg.Load().API.StrictPolicyTools }
 	s.api.Published = s.published
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx

@@ -51,7 +51,7 @@ func counted(kind string) (c Counts) {
 		c.RateLimited = 1
 	case "ai_acquired":
 		c.Acquired = 1
-	case "ai_in_progress":
+	case "ai_in_progress", "ai_finished":
 		c.Polled = 1
 	case "ai_over_limit":
 		c.LeasesOver = 1
@@ -144,7 +144,7 @@ func (b *Book) Add(e Event, at time.Time) {
 	defer b.mu.Unlock()
 	b.count(e.Tenant, e.Owner, at, counted(e.Type))
 	switch e.Type {
-	case "rate_limited":
+	case "rate_limited", "ai_finished":
 		return
 	case "duplicate", "ai_in_progress", "over_limit", "ai_over_limit":
 	default:

@@ -81,7 +81,7 @@ func (s *Server) agentLogs(w http.ResponseWriter, r *http.Request, by *Key) {
 		missing(w, "audit records")
 		return
 	}
-	rows, err := s.Audit(r.Context(), audit.Query{Agent: id, Tenant: by.Namespace, From: time.Now().Add(-logsKept), Limit: limit})
+	rows, err := s.Audit(r.Context(), audit.Query{Agent: id, Tenant: by.Namespace, From: time.Now().Add(-logsKept), Limit: limit, Calls: true})
 	if err != nil {
 		s.broken(w, "logs of an agent", err)
 		return
@@ -154,7 +154,7 @@ func (s *Server) agentMetrics(w http.ResponseWriter, r *http.Request, by *Key) {
 		return
 	}
 	sum := tally{tools: map[string]int64{}}
-	query := audit.Query{Agent: id, Tenant: by.Namespace, From: time.Now().Add(-windows[period])}
+	query := audit.Query{Agent: id, Tenant: by.Namespace, From: time.Now().Add(-windows[period]), Calls: true}
 	if err := s.Walk(r.Context(), query, sum.visit(r.Context())); err != nil {
 		s.broken(w, "metrics of an agent", err)
 		return

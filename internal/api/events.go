@@ -32,7 +32,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request, by *Key) {
 		return
 	}
 	events := s.Book.Events(by.Namespace, by.AgentID, limit+offset)
-	query := audit.Query{Tenant: by.Namespace, Agent: by.AgentID, Limit: limit + offset, Changes: by.Role == Operator}
+	query := audit.Query{Tenant: by.Namespace, Agent: by.AgentID, Limit: limit + offset, Changes: by.Role == Operator, Calls: true}
 	rows, err := s.Audit(r.Context(), query)
 	if err != nil {
 		s.broken(w, "list of events", err)

@@ -103,7 +103,9 @@ type performance struct {
 	by   *Key
 	work lease.Work
 	plan *jobPlan
-	ctx  context.Context // ends when the lease is lost or the sidecar stops
+	dry  Spent            // what the rehearsed actions would have used so far
+	tool map[string]int64 // the same, calls by tool
+	ctx  context.Context  // ends when the lease is lost or the sidecar stops
 	stop context.CancelFunc
 }
 
@@ -246,14 +248,6 @@ func unknownAnswer(c *govern.Request) *toolAnswer {
 	f := govern.NewRefusal("outcome_unknown", "")
 	return &toolAnswer{Decision: string(govern.Blocked), PolicyReason: f.Code, RiskLevel: "medium", RunID: c.RunID, RequestID: c.ID,
 		Error: &toolError{Code: f.Code, Message: "The sidecar stopped while this action ran, and nothing was remembered of it.", Hint: f.Hint}}
-}
-
-// rehearse says what would become of an action, as far as nothing needs to be claimed: limits are not judged.
-func (p *performance) rehearse(c *govern.Request) *toolAnswer {
-	if f := p.explain(c).Refusal; f != nil {
-		return &toolAnswer{Decision: string(govern.Blocked), PolicyReason: f.Code}
-	}
-	return &toolAnswer{OK: true, Allowed: true, Decision: string(govern.Executed), PolicyReason: "ok"}
 }
 
 func dryAnswerOf(c *govern.Request, a *toolAnswer) []byte {

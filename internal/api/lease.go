@@ -81,14 +81,12 @@ func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key
 	case lease.Held:
 		n.Type, a.Status = "ai_in_progress", "polling"
 	case lease.Ended:
-		n.Type = ""
+		n.Type = "ai_finished"
 		if c.Job != nil {
 			a.Result = view.Result
 		}
 	}
-	if n.Type != "" {
-		s.note(n)
-	}
+	s.note(n)
 	answer(w, http.StatusOK, a)
 	if verdict != lease.Acquired {
 		return nil

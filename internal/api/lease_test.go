@@ -36,7 +36,7 @@ func TestLeaseOnTheWire(t *testing.T) {
 	match(h.get("/v1/ai/result?key=support_chat_001"), `\{"ok":true,"status":"completed","key":"support_chat_001","result":\{"x":1.0\},"result_hash":"5041[0-9a-f]{60}","error_code":null,"done_at":`+at+`\}`)
 	match(h.post("/v1/ai/lease", `{"key":"support_chat_001"}`), `\{"ok":true,"status":"completed","key":"support_chat_001","ttl":1800,"ttl_left":null,"lease_id":null,"version":2,"first_seen_at":`+at+
 		`,"done_at":`+at+`,"result_hash":"5041[0-9a-f]{60}","error_code":null,"retry_after_sec":null,"usage":0,"limit":10000000,"charged":0\}`)
-	if got := strings.Join(h.heard(), " "); got != "ai_acquired ai_in_progress ai_extended ai_completed" {
+	if got := strings.Join(h.heard(), " "); got != "ai_acquired ai_in_progress ai_extended ai_completed ai_finished" {
 		t.Error(got)
 	}
 }

@@ -9,7 +9,7 @@ import (
 type Notice struct {
 	Time                  time.Time
 	By                    *Key
-	Type                  string // locked, duplicate, ai_acquired, ai_in_progress, ai_extended, ai_completed, ai_failed, ai_canceled
+	Type                  string // locked, duplicate, ai_acquired, ai_in_progress, ai_extended, ai_completed, ai_failed, ai_canceled, ai_finished (asked for once more; counted and not listed)
 	Key                   string // the lock's or lease's
 	RequestID             string
 	LeaseID               string // only where its holder asked

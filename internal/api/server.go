@@ -30,7 +30,8 @@ type Server struct {
 	Registry Registry
 	Audit    func(context.Context, audit.Query) ([]audit.Row, error)
 	Status   func() Status
-	Runs     Runs // nil unless `oo-sidecar run` started this sidecar
+	Runs     Runs                // nil unless `oo-sidecar run` started this sidecar
+	Record   func(*audit.Record) // of requests that are refused here and reach no governor; nil: they leave none
 	Log      *slog.Logger
 	Hosts    []string // further names of the listener
 
@@ -43,9 +44,10 @@ type Server struct {
 
 	// Walk visits what a query selects of the audit, oldest first, without holding it all.
 	Walk              func(context.Context, audit.Query, func(audit.Row) error) error
-	Book              *activity.Book             // what callers did: see UseBook
-	Published         func() (*Published, error) // what sidecars follow
-	StrictPolicyTools func() bool                // may policies over /v1 name registered tools only; nil: no
+	Book              *activity.Book                         // what callers did: see UseBook
+	Published         func() (*Published, error)             // what sidecars follow
+	StrictPolicyTools func() bool                            // may policies over /v1 name registered tools only; nil: no
+	Spent             func(tenant, agent, tool string) Spent // of the limits, for jobs that only rehearse; nil: nothing
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
@@ -84,7 +86,7 @@ func (s *Server) Handler() http.Handler {
 	page.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusForbidden, problem{"browser_request_denied", "a page of another origin may not call this API"})
 	}))
-	return identified(listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux)))))
+	return identified(s.witness(listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux))))))
 }
 
 // operatorRoutes are those that only an operator's key may use.
@@ -114,6 +116,7 @@ func (s *Server) guard(m methods, needs Role) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer s.survive(w, r)
 		key := s.keys.Load().authenticate(w, r, time.Now())
+		asked(w, key)
 		switch {
 		case key == nil:
 		case m == nil:

@@ -17,6 +17,7 @@ type Query struct {
 	After                 uint64    // only above this sequence number
 	Limit                 int       // at most so many; 0: all
 	OldestFirst           bool      // the order, and with Limit which end is kept
+	Calls                 bool      // only records of calls, none of requests that the api listener refused
 	Changes               bool      // operators' changes too: those of the agent or tool that is asked for
 }
 
@@ -120,6 +121,9 @@ func (q *Query) row(e *journal.Stored) (Row, bool) {
 }
 
 func (q *Query) record(r *Record) bool {
+	if q.Calls && r.Route == "api" && r.Tool == "" {
+		return false
+	}
 	return (q.Agent == "" || q.Agent == r.AgentID) && (q.Tool == "" || q.Tool == r.Tool) &&
 		(q.Decision == "" || q.Decision == r.Decision) && (q.Tenant == "" || q.Tenant == r.Tenant) && q.within(r.Time)
 }
