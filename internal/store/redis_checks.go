@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,9 @@ func (c *redisClient) firstLook(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstContact)
 	defer cancel()
 	j, err := c.judge(ctx)
+	for ; notYet(err) && ctx.Err() == nil; j, err = c.judge(ctx) {
+		pause(ctx, probeEvery)
+	}
 	if err == nil {
 		err = j.Refused
 	}
@@ -57,6 +61,16 @@ func (c *redisClient) firstLook(ctx context.Context) error {
 	}
 	c.keep(j)
 	return nil
+}
+
+// notYet says that the server may be about to come: it starts together with the sidecar.
+func notYet(err error) bool {
+	var dialling *net.OpError
+	if errors.As(err, &dialling) && dialling.Op == "dial" {
+		return true
+	}
+	text, _ := serverError(err)
+	return begins(text, []string{"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN"})
 }
 
 // keep replaces the judgement, and tells what is new in it.
@@ -108,14 +122,14 @@ func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 }
 
 func (c *redisClient) serverFacts(ctx context.Context) (map[string]string, error) {
-	reply, err := c.follow(ctx, false, func(bool) []any { return []any{"info"} })
+	reply, err := c.follow(ctx, reads([]any{"info"}))
 	text, _ := reply.(string)
 	return parseInfo(text), err
 }
 
 // setting is one line of the server's configuration; empty when the user may not read it.
 func (c *redisClient) setting(ctx context.Context, name string) (string, error) {
-	reply, err := c.follow(ctx, false, func(bool) []any { return []any{"config", "get", name} })
+	reply, err := c.follow(ctx, reads([]any{"config", "get", name}))
 	if _, answered := serverError(err); answered {
 		return "", nil // denied, or renamed away as hosted servers do
 	}

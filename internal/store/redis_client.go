@@ -74,38 +74,56 @@ func (c *redisClient) key(parts ...string) string {
 	return c.cfg.Prefix + "{" + c.tag + "}:" + strings.Join(parts, ":")
 }
 
+// question is what is asked once.
+type question struct {
+	name    string // for errors
+	command func(whole bool) []any
+	durable bool // on wait_replicas replicas
+	reads   bool // one plain command that only reads
+}
+
+func asks(s *script, keys []string, args []any) question {
+	return question{name: s.name, command: func(whole bool) []any { return s.command(whole, keys, args) }}
+}
+
+func reads(args []any) question {
+	name, _ := args[0].(string)
+	return question{name: name, command: func(bool) []any { return args }, reads: true}
+}
+
 // run runs the script once on the master that holds the keys.
 func (c *redisClient) run(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
-	return c.ask(ctx, s.name, false, func(whole bool) []any { return s.command(whole, keys, args) })
+	return c.ask(ctx, asks(s, keys, args))
 }
 
 // runDurable is run for what must be on wait_replicas replicas. When they are too few the reply is there all the same,
 // with errReplicas.
 func (c *redisClient) runDurable(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
-	return c.ask(ctx, s.name, c.cfg.WaitReplicas > 0, func(whole bool) []any { return s.command(whole, keys, args) })
+	q := asks(s, keys, args)
+	q.durable = c.cfg.WaitReplicas > 0
+	return c.ask(ctx, q)
 }
 
-// do runs one plain command, which only reads: it is asked again when its reply was lost.
+// do runs one plain command, which only reads.
 func (c *redisClient) do(ctx context.Context, args ...any) (any, error) {
-	name, _ := args[0].(string)
-	return c.ask(ctx, name, false, func(bool) []any { return args })
+	return c.ask(ctx, reads(args))
 }
 
 // ask bounds, guards and names one question.
-func (c *redisClient) ask(ctx context.Context, name string, durable bool, command func(whole bool) []any) (any, error) {
+func (c *redisClient) ask(ctx context.Context, q question) (any, error) {
 	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
 	if c.breaker.State() != gobreaker.StateClosed {
-		return nil, fmt.Errorf("redis: %s: %w: %w", name, errNotExecuted, c.err())
+		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, errAway)
 	}
 	done, err := c.breaker.Allow()
 	if err != nil {
-		return nil, fmt.Errorf("redis: %s: %w: %w", name, errNotExecuted, err)
+		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, err)
 	}
-	reply, err := c.follow(bounded, durable, command)
+	reply, err := c.follow(bounded, q)
 	c.report(ctx, done, err)
 	if err != nil {
-		err = fmt.Errorf("redis: %s: %w", name, err)
+		err = fmt.Errorf("redis: %s: %w", q.name, err)
 	}
 	return reply, err
 }
@@ -116,14 +134,14 @@ const maxHops = 5
 
 // follow asks the owner, and goes where it is sent. It is what a cluster client does, without ever repeating what may
 // have run.
-func (c *redisClient) follow(ctx context.Context, durable bool, command func(whole bool) []any) (reply any, err error) {
+func (c *redisClient) follow(ctx context.Context, q question) (reply any, err error) {
 	h := hop{}
 	if h.addr, err = c.routes.owner(ctx); err != nil {
 		return nil, notExecuted(err)
 	}
 	for range maxHops {
-		reply, err = c.node(h.addr).lane(durable).send(ctx, &request{args: command(h.whole), asking: h.asking})
-		if !errors.Is(err, errNotExecuted) || !c.next(ctx, &h, err) {
+		reply, err = c.node(h.addr).lane(q.durable).send(ctx, &request{args: q.command(h.whole), asking: h.asking})
+		if !errors.Is(err, errNotExecuted) || !c.next(ctx, q, &h, err) {
 			return reply, err
 		}
 	}
@@ -138,7 +156,7 @@ type hop struct {
 }
 
 // next says whether the question may go on, and where: what ran nowhere may be asked elsewhere.
-func (c *redisClient) next(ctx context.Context, h *hop, err error) bool {
+func (c *redisClient) next(ctx context.Context, q question, h *hop, err error) bool {
 	text, answered := serverError(err)
 	if !answered {
 		addr, lost := c.routes.owner(ctx)
@@ -150,12 +168,18 @@ func (c *redisClient) next(ctx context.Context, h *hop, err error) bool {
 	switch word {
 	case "NOSCRIPT":
 		h.whole = true
-	case "MOVED", "ASK":
+	case "MOVED":
 		_, to, _ := strings.Cut(rest, " ")
-		h.addr, h.asking = beside(to, h.addr), word == "ASK"
-		if !h.asking {
-			c.routes.moved(h.addr)
+		h.addr, h.asking = beside(to, h.addr), false
+		c.routes.moved(h.addr)
+	case "ASK":
+		// Half of the slot is here and half there. A script would take what it finds in neither, or not yet in the new
+		// place, for absent, and a claim would win twice: scripts wait until the slot has moved.
+		if !q.reads {
+			return false
 		}
+		_, to, _ := strings.Cut(rest, " ")
+		h.addr, h.asking = beside(to, h.addr), true
 	case "TRYAGAIN":
 		pause(ctx, 5*time.Millisecond)
 	default:
@@ -172,10 +196,12 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+var errAway = errors.New("Redis does not answer; it is asked again several times a second")
+
 // err says why nothing is asked now; nil when questions are.
 func (c *redisClient) err() error {
 	if c.breaker.State() != gobreaker.StateClosed {
-		return errors.New("Redis does not answer; it is asked again several times a second")
+		return errAway
 	}
 	return c.judgement().Refused
 }

@@ -43,7 +43,7 @@ func (c *redisClient) probe() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
-		_, err = c.follow(ctx, false, func(bool) []any { return []any{"exists", c.key("probe")} })
+		_, err = c.follow(ctx, reads([]any{"exists", c.key("probe")}))
 		cancel()
 		c.report(c.ctx, done, err)
 	}

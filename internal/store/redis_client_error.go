@@ -56,8 +56,16 @@ func sentError(err error) error {
 		return fmt.Errorf("%w: %w", errLost, err)
 	case begins(text, refusals):
 		return fmt.Errorf("%w: %w", errNotExecuted, err)
+	case strings.Contains(text, "access a non local key"): // its slot is being moved; what it did before stands
+		return fmt.Errorf("%w: %w", errLost, err)
 	}
 	return err
+}
+
+// onTheWay says that the connection failed after the script was written.
+func onTheWay(err error) bool {
+	_, answered := serverError(err)
+	return errors.Is(err, errLost) && !answered
 }
 
 func notExecuted(err error) error {
@@ -70,7 +78,7 @@ func notExecuted(err error) error {
 // outage says whether the error tells of the server or the way to it, and not of this one command.
 func outage(err error) bool {
 	switch {
-	case errors.Is(err, errLost):
+	case onTheWay(err):
 		return true
 	case !errors.Is(err, errNotExecuted):
 		return false

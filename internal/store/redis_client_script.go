@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 )
 
-// script is one Lua script. Every key it touches is among its keys and stands under the store's hash tag.
+// script is one Lua script. Every key it touches stands under the store's hash tag.
 type script struct{ name, source, sha string }
 
 func newScript(name, source string) *script {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -103,7 +102,7 @@ func held(batch []*request, wait *redis.Cmd, replicas int) bool {
 // server.
 func ofConnection(err error) bool {
 	text, _ := serverError(err)
-	return errors.Is(err, errLost) || begins(text, []string{"READONLY", "MOVED", "NOAUTH"})
+	return onTheWay(err) || begins(text, []string{"READONLY", "MOVED", "NOAUTH"})
 }
 
 // ready connects if need be, and has the client told of a new epoch before the first script that needs the slot's owner.
