@@ -135,13 +135,6 @@ func (s *shared) OnEntries(f func()) {
 	s.told.onEntries = append(s.told.onEntries, f)
 }
 
-// OnRollback calls f for each entry that the server offered in an older revision than the one that holds.
-func (s *shared) OnRollback(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.refused = append(s.refused, f)
-}
-
 // LoadFile says what the configuration file holds now: all of it. Its entries hold where there is no shared one of the
 // name, and are shared then. Values must hold no secret. While the server is away they hold here.
 func (s *shared) LoadFile(ctx context.Context, entries []Entry) error {
@@ -231,9 +224,7 @@ func (s *shared) adopt(id entryID, raw string) (changed bool) {
 	}
 	if ok && e.revision < known.revision {
 		s.entries.owed[id] = true
-		for _, f := range s.refused {
-			f()
-		}
+		s.events.Load().Refused()
 		return false
 	}
 	s.entries.known[id] = e

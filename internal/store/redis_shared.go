@@ -34,13 +34,30 @@ type shared struct {
 
 	reading sync.Mutex // one look at the server at a time; taken before mu
 	mu      sync.Mutex
-	off     map[string]thrown // agents that are off; guarded by mu
-	on      map[string]uint64 // the revision at which an agent was let go; guarded by mu
-	entries sharedEntries     // guarded by mu
-	told    watchers          // guarded by mu
-	pending map[leaseID]pendingEnd
-	arrived []func(time.Duration) // hear how long a change of the switch took to bind here; guarded by mu
-	refused []func()              // hear of an older entry that the server offered; guarded by mu
+	off     map[string]thrown      // agents that are off; guarded by mu
+	on      map[string]uint64      // the revision at which an agent was let go; guarded by mu
+	entries sharedEntries          // guarded by mu
+	told    watchers               // guarded by mu
+	pending map[leaseID]pendingEnd // ends that the server did not take; guarded by mu
+
+	events atomic.Pointer[SharedEvents]
+	stream auditStream
+}
+
+// SharedEvents are told what a sidecar measures of what is shared. None may wait.
+type SharedEvents struct {
+	Read    func()              // kill switch, policies and tools were read
+	Failed  func(error)         // or could not be
+	Arrived func(time.Duration) // a switch that another sidecar changed so long ago binds here now
+	Refused func()              // the server offered an older entry than the one that holds
+	Dropped func(records int)   // audit records did not get into the server's stream
+}
+
+// Notify has events told from now on. All must be set.
+func (s *shared) Notify(events SharedEvents) { s.events.Store(&events) }
+
+func deaf() *SharedEvents {
+	return &SharedEvents{func() {}, func(error) {}, func(time.Duration) {}, func() {}, func(int) {}}
 }
 
 // sharedOptions configure what is shared.
@@ -86,6 +103,8 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 		off: map[string]thrown{}, on: map[string]uint64{}, entries: newSharedEntries(), pending: map[leaseID]pendingEnd{},
 	}
 	s.switches.Store(&map[string]Switch{})
+	s.events.Store(deaf())
+	s.stream.records = make(chan []byte, maxStreamWaiting)
 	if err := s.agree(ctx); err != nil {
 		return nil, err
 	}
@@ -98,10 +117,15 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 	if !opt.deaf {
 		unsubscribe = c.subscribe(s.hints(), func(string) { s.hint() })
 	}
-	go func() {
-		defer close(s.done)
+	var work sync.WaitGroup
+	work.Go(func() {
 		defer unsubscribe()
 		s.follow(following)
+	})
+	work.Go(func() { s.keepStreaming(following) })
+	go func() {
+		work.Wait()
+		close(s.done)
 	}()
 	return s, nil
 }
@@ -136,6 +160,9 @@ func (s *shared) follow(ctx context.Context) {
 		case <-tick.C:
 		}
 		err := s.read(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.events.Load().Failed(err)
+		}
 		if failing != (err != nil) && ctx.Err() == nil {
 			if failing = err != nil; failing {
 				s.opt.Log.Warn("the kill switch, policies and tools cannot be read; those that were read last hold", "error", err.Error())
@@ -171,7 +198,8 @@ func (s *shared) read(ctx context.Context) error {
 	if len(parts) > 5 {
 		s.takeEntries(text(parts[4]), pairs(parts[5]))
 	}
-	s.heard.Store(int64(time.Since(processStart)) + 1)
+	s.heard.Store(int64(asked.Sub(processStart)) + 1)
+	s.events.Load().Read()
 	s.giveBack(ctx, text(parts[1]) == "")
 	return nil
 }

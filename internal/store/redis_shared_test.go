@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -307,7 +308,9 @@ func TestEntriesOutliveTheirServer(t *testing.T) {
 	cfg, opt := RedisConfig{Addrs: []string{server.Addr}, Prefix: "lost:"}, sharedOptions{Poll: 50 * time.Millisecond}
 	s := joinShared(t, cfg, opt)
 	var refused atomic.Int64
-	s.OnRollback(func() { refused.Add(1) })
+	events := deaf()
+	events.Refused = func() { refused.Add(1) }
+	s.Notify(*events)
 	ctx := t.Context()
 	if err := s.Put(ctx, filed(PolicyEntry, "a", `1`), "ops"); err != nil {
 		t.Fatal(err)
@@ -356,4 +359,31 @@ func TestOneSecret(t *testing.T) {
 	if own, err := shownKey(shownKeyPath(dir)); err != nil || own != one.Secret() {
 		t.Fatal("not kept", err)
 	}
+}
+
+// TestTheAuditStream: records arrive, and while the server is away or slow they are dropped and counted, never waited for.
+func TestTheAuditStream(t *testing.T) {
+	server := redistest.Start(t)
+	s := joinShared(t, RedisConfig{Addrs: []string{server.Addr}, Prefix: "audit:"}, sharedOptions{Owner: "me"})
+	var dropped atomic.Int64
+	events := deaf()
+	events.Dropped = func(n int) { dropped.Add(int64(n)) }
+	s.Notify(*events)
+	length := func() any { return server.Do("XLEN", s.c.key("audit")) }
+	for i := range 500 {
+		s.Publish(fmt.Appendf(nil, `{"n":%d}`, i))
+	}
+	until(t, "all are there", func() bool { return length() == int64(500) })
+	last, _ := server.Do("XREVRANGE", s.c.key("audit"), "+", "-", "COUNT", "1").([]any)
+	if got := fmt.Sprint(last); len(last) != 1 || !strings.Contains(got, `sidecar me record {"n":499}`) {
+		t.Fatal(got)
+	}
+	server.Pause()
+	for range 2 * maxStreamWaiting {
+		s.Publish([]byte(`{}`))
+	}
+	if dropped.Load() < maxStreamWaiting/2 {
+		t.Fatal(dropped.Load())
+	}
+	server.Resume()
 }

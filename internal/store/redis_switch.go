@@ -77,13 +77,6 @@ func (s *shared) OnSwitch(f func(agent string, disabled bool)) {
 	s.told.onSwitch = append(s.told.onSwitch, f)
 }
 
-// OnArrival calls f with the time that a change of a switch, made by another sidecar, took to bind here.
-func (s *shared) OnArrival(f func(time.Duration)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.arrived = append(s.arrived, f)
-}
-
 // Disabled says whether the agent's calls are refused, and by which switch: its own or everyone's. It takes no lock.
 func (s *shared) Disabled(agent string) (Switch, bool) {
 	switches := *s.switches.Load()
@@ -192,14 +185,11 @@ func (s *shared) takeSwitches(off, on map[string]string) {
 	s.showSwitches()
 	after := *s.switches.Load()
 	arrivals := s.arrivals(before, after)
-	heard := slices.Clone(s.arrived)
 	s.mu.Unlock()
 	for agent, took := range arrivals {
 		_, stopped := after[agent]
 		s.tell(agent, stopped)
-		for _, f := range heard {
-			f(took)
-		}
+		s.events.Load().Arrived(took)
 	}
 }
 
