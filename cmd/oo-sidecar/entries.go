@@ -35,14 +35,32 @@ func digestOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// loadFile tells the store what the file holds now. Only digests are kept there: the entries hold secrets.
+// loadFile tells the store what the file holds now. The store of one sidecar gets digests only, because the entries
+// hold secrets; the one that several share gets what is no secret.
 func (s *sidecar) loadFile(cfg *config.Config) error {
 	var entries []store.Entry
+	add := func(kind store.EntryKind, name string, value []byte) {
+		entries = append(entries, store.Entry{Kind: kind, Name: name, Value: value, Source: "file"})
+	}
 	for _, t := range cfg.Tools {
-		entries = append(entries, store.Entry{Kind: store.ToolEntry, Name: entryName(t.Name, t.Scope), Value: []byte(digest(t)), Source: "file"})
+		value := []byte(digest(t))
+		if s.redis != nil {
+			var err error
+			if value, err = sharedTool(t); err != nil {
+				return err
+			}
+		}
+		add(store.ToolEntry, entryName(t.Name, t.Scope), value)
 	}
 	for _, p := range cfg.Policies {
-		entries = append(entries, store.Entry{Kind: store.PolicyEntry, Name: p.AgentID, Value: []byte(digest(p)), Source: "file"})
+		value := []byte(digest(p))
+		if s.redis != nil {
+			var err error
+			if value, err = config.PolicySpec(p); err != nil {
+				return err
+			}
+		}
+		add(store.PolicyEntry, p.AgentID, value)
 	}
 	return s.store.LoadFile(s.ctx, entries)
 }
@@ -62,7 +80,10 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 		switch e.Kind {
 		case store.ToolEntry:
 			c, ok := fromFile[e.Name]
-			if e.Source == "api" || !ok {
+			switch {
+			case e.Source == "file" && s.redis != nil:
+				c, err = s.sharedByFile(e, c, ok)
+			case e.Source == "api" || !ok:
 				c, err = s.toolEntry(e)
 			}
 			c.Source = e.Source
@@ -72,7 +93,7 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 			}
 		case store.PolicyEntry:
 			c, ok := policyFile[e.Name]
-			if e.Source == "api" || !ok {
+			if e.Source == "api" || !ok || s.redis != nil {
 				c, err = config.ParsePolicy(e.Value)
 			}
 			c.Source = e.Source
@@ -119,7 +140,12 @@ func (s *sidecar) remember(tools []*tool.Tool) error {
 		if was, err := json.Marshal(known[name]); err == nil && string(was) == string(value) {
 			continue
 		}
-		if err := s.store.Put(s.ctx, store.Entry{Kind: definitionEntry, Name: name, Value: value}, "sidecar"); err != nil {
+		err = s.store.Put(s.ctx, store.Entry{Kind: definitionEntry, Name: name, Value: value}, "sidecar")
+		if err != nil && s.redis != nil {
+			s.log.Warn("what a tool's keys are made of is not in the store yet", "tool", name, "error", err.Error())
+			err = nil // it is written with the next change; this process knows it
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -219,7 +245,9 @@ func (b registry) hold(ctx context.Context, entry store.Entry, tools []*tool.Too
 	if _, err := newSnapshot(b.s.cfg.Load(), tools, policies); err != nil {
 		return &api.Invalid{Message: err.Error()}
 	}
-	if err := b.s.store.Put(ctx, entry, who); err != nil {
+	if err := b.s.store.Put(ctx, entry, who); errors.Is(err, store.ErrMoved) {
+		return api.ErrConflict
+	} else if err != nil {
 		return storeError(err)
 	}
 	return b.s.refreshSnapshot()

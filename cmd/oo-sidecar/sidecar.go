@@ -34,7 +34,9 @@ type sidecar struct {
 	log         *slog.Logger
 	cfg         atomic.Pointer[config.Config] // swapped whole by reload
 	started     time.Time
-	store       *store.Embedded
+	store       backend
+	redis       *store.Redis  // the same, when it is that one
+	changed     chan struct{} // told when another sidecar changed policies or tools; nil without Redis
 	mask        *hmac.Mask
 	seal        *store.Seal // of the secrets of tools set through the api
 	metrics     *metrics.Metrics
@@ -73,7 +75,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 	s.audit = audit.NewLog(s.store.Record, s.unrecorded)
 	s.audit.Change, s.audit.Scarce = s.store.Change, s.store.Scarce
 	s.governor = &govern.Governor{
-		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: s.metrics, Limits: cfg.Limits,
+		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: meter{s}, Limits: cfg.Limits,
 		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
 	}
 	s.store.OnSwitch(s.switched)
@@ -82,31 +84,6 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// openStore opens the store and makes, once, the keys beside it.
-func (s *sidecar) openStore(cfg *config.Config) error {
-	var err error
-	if cfg.Store.Kind == "redis" {
-		return errors.New("store.kind: redis is not in this build yet")
-	}
-	s.store, err = store.OpenEmbedded(store.Options{Config: cfg.Store.Embedded, Waiters: cfg.Limits.Waiters, AnswerBytes: int64(cfg.Limits.AnswerBytes), Log: s.log})
-	if err != nil {
-		return err
-	}
-	secret := s.store.Secret()
-	s.mask = hmac.NewMask(secret[:])
-	if s.seal, err = store.NewSeal(cfg.Store.SealKey, cfg.Store.Embedded.Dir); err != nil {
-		return errors.Join(err, s.store.Close(context.Background()))
-	}
-	if _, err := audit.MakeKey(cfg.Store.Embedded.Dir); err != nil {
-		return errors.Join(err, s.store.Close(context.Background()))
-	}
-	s.metrics.StoreCreated(s.store.Created())
-	for _, sw := range s.store.Switches() {
-		s.metrics.KillSwitch(sw.Agent, sw.Disabled)
-	}
-	return nil
 }
 
 func (s *sidecar) disabled(agent string) bool {
@@ -284,6 +261,9 @@ func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
 	s.startControl()
 	s.api.ResumeJobs() // before anybody can ask for their keys
+	if s.changed != nil {
+		go s.followEntries()
+	}
 	go func() {
 		if err := s.proxy.Serve(s.ctx, s.listeners.proxy); err != nil {
 			failed <- fmt.Errorf("proxy listener: %w", err)

@@ -88,6 +88,8 @@ var (
 	ErrStore = errors.New("store is unavailable")
 	// ErrNotFound says that there is no such entry, or none that this API may change.
 	ErrNotFound = errors.New("no such entry")
+	// ErrConflict says that somebody else changed the entry since it was looked at.
+	ErrConflict = errors.New("somebody else changed the entry meanwhile")
 )
 
 // Status is what the sidecar says of itself to an operator.

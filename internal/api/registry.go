@@ -73,6 +73,8 @@ func (s *Server) remove(w http.ResponseWriter, r *http.Request, by *Key, kind Ki
 func (s *Server) refuseEntry(w http.ResponseWriter, err error) {
 	if invalid := new(Invalid); errors.As(err, &invalid) {
 		fail(w, http.StatusUnprocessableEntity, problem{"invalid_entry", invalid.Message})
+	} else if errors.Is(err, ErrConflict) {
+		fail(w, http.StatusConflict, problem{"conflict", err.Error() + "; look at it again, then repeat the change"})
 	} else if errors.Is(err, ErrNotFound) {
 		fail(w, http.StatusNotFound, problem{"not_found", "there is no such entry, or the configuration file owns it"})
 	} else {

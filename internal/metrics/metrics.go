@@ -43,6 +43,7 @@ type Metrics struct {
 	rollbacks    prometheus.Counter
 	tunnels      prometheus.Counter
 	auditErrors  prometheus.Counter
+	dropped      prometheus.Counter
 	overhead     prometheus.Histogram
 	propagation  prometheus.Histogram
 	reloaded     prometheus.Gauge
@@ -104,6 +105,7 @@ func (m *Metrics) makeState() {
 	m.storeErrors.WithLabelValues("begin")
 	m.anomalies = m.counters("anomalies_total", "Agents that did what they had not done before, by rule.", "rule")
 	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written when they were due: they waited in memory, or were lost (audit_records_lost in the audit).")
+	m.dropped = m.counter("audit_stream_dropped_total", "Audit records that did not get into the stream in Redis; the journal has them.")
 	m.doubles = m.counter("possible_double_executions_total", "Late answers whose key another holder had by then.")
 	m.rollbacks = m.counter("policy_rollback_refused_total", "Older policies that a control plane or store offered and that were refused.")
 	m.unknown = m.gauge("unknown_outcomes", "Calls whose outcome is unknown now.")
@@ -216,6 +218,9 @@ func (m *Metrics) AuditError() { m.auditErrors.Inc() }
 
 // Anomaly counts one that was told, by its rule.
 func (m *Metrics) Anomaly(rule string) { m.anomalies.WithLabelValues(rule).Inc() }
+
+// StreamDropped counts audit records that did not get into the stream in Redis.
+func (m *Metrics) StreamDropped(records int) { m.dropped.Add(float64(records)) }
 
 // Tunnel counts an opaque tunnel.
 func (m *Metrics) Tunnel() { m.tunnels.Inc() }
