@@ -183,6 +183,11 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(s.snapshotAge().Seconds()))},
 	}
 	lines = append(lines, s.control.lines(s)...)
+	if s.redis != nil {
+		for _, f := range s.redis.Facts() {
+			lines = append(lines, health.Line{Key: f[0], Value: f[1]})
+		}
+	}
 	if jump := st.Journal.Jump; !jump.At.IsZero() {
 		lines = append(lines, health.Line{Key: "clock", Value: fmt.Sprintf("jumped by %s at %s", jump.By, jump.At.Format(time.RFC3339))})
 	}

@@ -44,7 +44,10 @@ func (s *sidecar) toolOf(name string, members map[string]json.RawMessage) (tool.
 	var sealed string
 	_ = json.Unmarshal(members[sealedMember], &sealed)
 	c.Auth = &tool.AuthConfig{Type: "hmac_sha256"}
-	secret, err := s.seal.Open(name, sealed)
+	var secret []byte
+	if err = errNoSeal; s.seal != nil {
+		secret, err = s.seal.Open(name, sealed)
+	}
 	if err != nil {
 		s.log.Error("the secret of a tool cannot be unsealed; its calls are refused until it is set again", "tool", name, "error", err.Error())
 		c.Auth.Gone = true
@@ -60,9 +63,13 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 	defer b.s.editing.Unlock()
 	entry := store.Entry{Kind: store.ToolEntry, Name: entryName(name, scope), Source: "api"}
 	members := map[string]json.RawMessage{}
+	entry.Replaces = new(uint64)
 	for _, e := range b.s.store.Entries() {
-		if e.Kind == entry.Kind && e.Name == entry.Name && e.Source == "api" {
-			_ = json.Unmarshal(e.Value, &members)
+		if e.Kind == entry.Kind && e.Name == entry.Name {
+			entry.Replaces = &e.Revision
+			if e.Source == "api" {
+				_ = json.Unmarshal(e.Value, &members)
+			}
 		}
 	}
 	for field, value := range spec {
@@ -70,6 +77,9 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 	}
 	members["name"], _ = json.Marshal(name)
 	members["scope"], _ = json.Marshal(scope)
+	if secret != "" && b.s.seal == nil {
+		return &api.Invalid{Message: errNoSeal.Error()}
+	}
 	if secret != "" {
 		members[sealedMember], _ = json.Marshal(b.s.seal.Seal(entry.Name, []byte(secret)))
 	}

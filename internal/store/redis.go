@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -20,7 +21,7 @@ import (
 type RedisOptions struct {
 	Options
 	Redis RedisConfig
-	Owner string // of jobs: who goes on with them after a restart
+	Owner string // of jobs: who goes on with them after a restart; empty: whoever opens this journal
 
 	Ahead func() time.Duration // for tests: how far the store's clock is ahead of the server's; nil: not at all
 }
@@ -87,7 +88,8 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	r.instance = hex.EncodeToString(id[:])
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	client.onEpoch(func(_, _ epoch) { r.failedOver() })
-	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: opt.Owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
+	owner := cmp.Or(opt.Owner, local.Journal().Status().ID)
+	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
 	if err == nil {
 		err = r.begins(ctx)
 	}

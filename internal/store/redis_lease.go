@@ -73,15 +73,15 @@ func (s *shared) Lock(ctx context.Context, n lease.Name, ttl time.Duration) (lea
 	if len(parts) != 3 {
 		return lease.Lock{}, false, unavailable(fmt.Errorf("the lock script answered %T", reply))
 	}
-	first, err1 := micros(parts[1])
-	expires, err2 := micros(parts[2])
+	first, err1 := parseMicros(parts[1])
+	expires, err2 := parseMicros(parts[2])
 	if err := errors.Join(err1, err2); err != nil {
 		return lease.Lock{}, false, unavailable(err)
 	}
 	return lease.Lock{First: first, Expires: expires}, text(parts[0]) == "1", nil
 }
 
-func micros(v any) (time.Time, error) {
+func parseMicros(v any) (time.Time, error) {
 	n, err := strconv.ParseInt(text(v), 10, 64)
 	return time.UnixMicro(n).UTC(), err
 }
@@ -175,7 +175,7 @@ func (s *shared) parseHeld(parts []any) (now time.Time, state lease.State, err e
 	if len(parts) < 2 {
 		return now, state, errors.New("the lease script answered nothing")
 	}
-	if now, err = micros(parts[0]); err != nil {
+	if now, err = parseMicros(parts[0]); err != nil {
 		return now, state, err
 	}
 	if value := text(parts[1]); value != "" {
