@@ -137,11 +137,9 @@ func (s *sidecar) publishedEntries() (tools []control.Tool, policies []map[strin
 		if e.Kind != store.ToolEntry {
 			continue
 		}
-		c, ok := fromFile[e.Name]
-		if e.Source == "api" || !ok {
-			if c, err = s.toolEntry(e); err != nil {
-				return nil, nil, err
-			}
+		c, err := s.toolOfEntry(e, fromFile)
+		if err != nil {
+			return nil, nil, err
 		}
 		t := control.Tool{}
 		if c.Auth != nil {

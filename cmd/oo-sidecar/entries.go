@@ -79,13 +79,7 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 	for _, e := range s.store.Entries() {
 		switch e.Kind {
 		case store.ToolEntry:
-			c, ok := fromFile[e.Name]
-			switch {
-			case e.Source == "file" && s.redis != nil:
-				c, err = s.sharedByFile(e, c, ok)
-			case e.Source == "api" || !ok:
-				c, err = s.toolEntry(e)
-			}
+			c, err := s.toolOfEntry(e, fromFile)
 			c.Source = e.Source
 			t, bad := cfg.Rules().New(c)
 			if problems = append(problems, err, bad); err == nil && bad == nil {
@@ -108,6 +102,18 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 		return nil, nil, err
 	}
 	return tools, policies, s.remember(tools)
+}
+
+// toolOfEntry is the tool that an entry stands for.
+func (s *sidecar) toolOfEntry(e store.Entry, fromFile map[string]tool.Config) (tool.Config, error) {
+	c, ok := fromFile[e.Name]
+	switch {
+	case e.Source == "file" && s.redis != nil:
+		return s.sharedByFile(e, c, ok)
+	case e.Source == "api" || !ok:
+		return s.toolEntry(e)
+	}
+	return c, nil
 }
 
 // remembered is a tool's definition as the store keeps it.

@@ -36,7 +36,7 @@ type sidecar struct {
 	started     time.Time
 	store       backend
 	redis       *store.Redis  // the same, when it is that one
-	changed     chan struct{} // told when another sidecar changed policies or tools; nil without Redis
+	elsewhere   chan struct{} // told when another sidecar changed policies or tools; nil without Redis
 	mask        *hmac.Mask
 	seal        *store.Seal // of the secrets of tools set through the api
 	metrics     *metrics.Metrics
@@ -261,7 +261,7 @@ func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
 	s.startControl()
 	s.api.ResumeJobs() // before anybody can ask for their keys
-	if s.changed != nil {
+	if s.elsewhere != nil {
 		go s.followEntries()
 	}
 	go func() {

@@ -106,10 +106,10 @@ func (s *sidecar) openRedis(cfg *config.Config, opt store.Options) error {
 		Refused: s.metrics.RollbackRefused,
 		Dropped: s.metrics.StreamDropped,
 	})
-	s.changed = make(chan struct{}, 1)
+	s.elsewhere = make(chan struct{}, 1)
 	r.OnEntries(func() {
 		select {
-		case s.changed <- struct{}{}:
+		case s.elsewhere <- struct{}{}:
 		default:
 		}
 	})
@@ -122,7 +122,7 @@ func (s *sidecar) followEntries() {
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-s.changed:
+		case <-s.elsewhere:
 		}
 		s.editing.Lock()
 		err := s.refreshSnapshot()
