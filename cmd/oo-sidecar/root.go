@@ -24,6 +24,6 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(newVerifySignature(a))
 	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newHealth(a))
 	root.AddCommand(newRun(a), newEnv(a), newDoctor(a), newFetch(a), newCA(a))
-	root.AddCommand(newInject(a))
+	root.AddCommand(newInject(a), newInjector(a))
 	return root
 }

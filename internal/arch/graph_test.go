@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"internal/metrics":         {"internal/audit", "internal/tool"},
 	"internal/health":          {"internal/listen"},
 	"internal/inject":          {"internal/pod"},
+	"internal/injector":        {"internal/health", "internal/inject", "internal/listen"},
 	"dedup":                    {"internal/tool"},
 	"policy":                   {"internal/tool"},
 }

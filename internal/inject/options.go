@@ -46,6 +46,7 @@ type Options struct {
 	Mode       string // = native
 	State      string // = the pod's own volume oo-sidecar-state; else emptydir, or pvc:NAME; see ParseState
 	EgressLock *bool  // = false
+	Enforce    bool   // pods that would rather not be governed are refused: annotations may not opt out
 }
 
 // ParseState reads a choice of the volume for the sidecar's state: emptydir, which ends with the pod, or pvc:NAME.

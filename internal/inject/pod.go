@@ -18,6 +18,11 @@ func ours(container *yaml.Node) bool {
 
 // workload injects into one pod or one template of pods. With an error nothing was changed.
 func (o Options) workload(w *workload) (notes []string, err error) {
+	if o.Enforce {
+		if refused := o.optOut(w); refused != nil {
+			return nil, refused
+		}
+	}
 	if text(at(w.template, "metadata", "annotations", Enable)) == "false" {
 		return []string{fmt.Sprintf("%s/%s: left alone: its annotation %s is false", w.kind, w.name, Enable)}, nil
 	}
@@ -36,6 +41,23 @@ func (o Options) workload(w *workload) (notes []string, err error) {
 		return nil, err
 	}
 	return e.notes, nil
+}
+
+// optOut finds the annotations by which a pod would be governed less than others.
+func (o Options) optOut(w *workload) (problems Refusals) {
+	for name, weaker := range map[string]func(string) bool{
+		Enable:     func(v string) bool { return v == "false" },
+		Skip:       func(v string) bool { return strings.Trim(v, ", ") != "" },
+		EgressLock: func(v string) bool { return v == "false" && o.EgressLock != nil && *o.EgressLock },
+	} {
+		if n := at(w.template, "metadata", "annotations", name); n != nil && weaker(text(n)) {
+			problems = append(problems, w.refuse(n, w.field("metadata.annotations."+name), fmt.Sprintf("is %q, and here no pod opts out", text(n)), "remove the annotation")...)
+		}
+	}
+	if problems == nil {
+		return nil
+	}
+	return problems
 }
 
 // edit is one pod while the sidecar is put into it.
