@@ -44,6 +44,7 @@ type Redis struct {
 	clock   serverClock
 
 	epochs   atomic.Int64 // how often another server, or another life of it, was met
+	asserted atomic.Int64 // the same, as of the last time that all own calls were asserted
 	heldTill atomic.Int64 // new mutating claims wait until then; local clock, Unix ns
 	unknown  atomic.Int64 // as of the last beat
 	open     atomic.Int64 // the same, running ones included
@@ -91,6 +92,8 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	owner := cmp.Or(opt.Owner, local.Journal().Status().ID)
 	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
 	if err == nil {
+		r.OnSwitch(func(string, bool) { r.answers.clear() })
+		r.OnEntries(r.answers.clear)
 		err = r.begins(ctx)
 	}
 	if err != nil {
@@ -138,6 +141,15 @@ func (r *Redis) asked(echo string, run func([]any) (any, error), args []any) (ve
 	}
 	r.clock.learn(sent, v.wall)
 	return v, err
+}
+
+// background runs f beside the calls, unless the store is closing.
+func (r *Redis) background(f func()) {
+	r.own.mu.Lock()
+	defer r.own.mu.Unlock()
+	if !r.own.closed {
+		r.work.Go(f)
+	}
 }
 
 // serverClock estimates the server's clock, never behind it by more than clocks drift apart between two answers.

@@ -32,22 +32,28 @@ if s and not s.damaged then
 	answered()
 	return say('advanced', encode(mine))
 end
+if not live(mine) and now - math.max(mine.expires, mine.ended) > GRACE * 500 then
+	return say('stands', '') -- over, and too old for the absence to mean a loss
+end
 local other
-eachkey(mine, function(key)
-	local at = pointer(key)
-	if at and at ~= mine.fence then
-		local there = load(at) or damaged(at)
-		if live(there) or there.fence > mine.fence and there.held == 1 then
+if live(mine) then
+	eachkey(mine, function(key)
+		local at = pointer(key)
+		local there = at and at ~= mine.fence and (load(at) or damaged(at))
+		if there and live(there) then
 			other = there
 		end
-	end
-end)
+	end)
+end
 if other then
 	return say('overtaken', encode(other))
 end
-if live(mine) or mine.held == 0 and now < mine.expires then
+if live(mine) or mine.generation ~= 0 and now < mine.expires then
 	eachkey(mine, function(key, print)
-		redis.call('SET', base .. 'k:' .. key, int(mine.fence) .. ' ' .. print)
+		local at = pointer(key)
+		if not at or at <= mine.fence or live(mine) then
+			redis.call('SET', base .. 'k:' .. key, int(mine.fence) .. ' ' .. print)
+		end
 	end)
 end
 if not s and mine.outcome ~= NOTSENT then

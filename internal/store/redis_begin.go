@@ -40,17 +40,20 @@ func (r *Redis) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 // hold waits while others tell a new server what they hold.
 func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
 	wait := time.Until(time.Unix(0, r.heldTill.Load()))
-	if wait <= 0 || c.Effect == tool.Read {
+	if c.Effect == tool.Read || wait <= 0 && r.asserted.Load() == r.epochs.Load() {
 		return nil
 	}
 	select {
 	case <-time.After(wait):
-		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: Redis has just come back, and what was claimed before is still being asserted: %w", dedup.ErrUnavailable, ctx.Err())
 	case <-r.ctx.Done():
 		return errClosed
 	}
+	if r.asserted.Load() != r.epochs.Load() {
+		return fmt.Errorf("%w: Redis has come back, and not all that this sidecar holds could be asserted there yet", dedup.ErrUnavailable)
+	}
+	return nil
 }
 
 // begin writes the intent and asks Redis at the same time.
@@ -194,9 +197,9 @@ func begunOf(status dedup.Status, rec *record, k dedup.Key, now time.Time) dedup
 func (r *Redis) giveUp(mine *ownCall) {
 	r.own.giveUp(mine)
 	till := r.clock.now() + delayFor.Microseconds()
-	r.work.Go(func() {
+	r.background(func() {
 		_ = r.settle(r.ctx, mine, dedup.NotSent)
-		pause(r.ctx, time.Duration(till-r.clock.now())*time.Microsecond+50*time.Millisecond)
+		pause(r.ctx, time.Duration(till-r.clock.now())*time.Microsecond+redisTimeout)
 		for wait := 50 * time.Millisecond; r.ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
 			if r.settle(r.ctx, mine, dedup.NotSent) == nil {
 				r.own.lose(mine)

@@ -32,7 +32,6 @@ func (r *Redis) reassert() {
 }
 
 func (r *Redis) reasserts() {
-	told := int64(0)
 	for {
 		select {
 		case <-r.doubt:
@@ -40,12 +39,12 @@ func (r *Redis) reasserts() {
 			return
 		}
 		late, heirs := r.own.waiting()
-		if life := r.epochs.Load(); life != told {
+		if life := r.epochs.Load(); life != r.asserted.Load() {
 			if r.beat(r.ctx) != nil || !r.assertAll(r.ctx, r.own.asserted()) {
 				r.again()
 				continue
 			}
-			told = life
+			r.asserted.Store(life)
 		}
 		r.assertAll(r.ctx, late)
 		r.settleHeirs(r.ctx, heirs)
@@ -75,7 +74,7 @@ func (r *Redis) assertAll(ctx context.Context, calls []*ownCall) bool {
 				all = false
 				return
 			}
-			r.asserted(c, word)
+			r.took(c, word)
 		})
 	}
 	wait.Wait()
@@ -95,8 +94,8 @@ func (r *Redis) assert(ctx context.Context, c *ownCall) (string, error) {
 	return v.word, err
 }
 
-// asserted takes what came of it. A running call whose key is another's finds that out at its end.
-func (r *Redis) asserted(c *ownCall, word string) {
+// took takes what came of an assertion. A running call whose key is another's finds that out at its end.
+func (r *Redis) took(c *ownCall, word string) {
 	r.own.reached(c)
 	r.own.mu.Lock()
 	double := word == "overtaken" && c.ended && !c.overtaken && c.record.state.Outcome != dedup.NotSent

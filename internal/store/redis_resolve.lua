@@ -9,8 +9,8 @@ local at, print = pointer(key)
 if not s and at == fence then
 	s = damaged(fence)
 end
-if s and s.damaged then
-	s.keys, s.effect = key .. ':' .. (print or ''), 0
+if s and s.damaged and at == fence then
+	mend(s, key, print or '')
 end
 local named = false
 if s then
@@ -44,6 +44,7 @@ else
 	release(s, s.generation, now + 7 * DAY)
 	s.nonce = '0'
 end
+s.holder = instance -- what was damaged is so no longer
 keep(s)
 tell(s)
 return say('resolved', was, encode(s))

@@ -77,6 +77,7 @@ local function load(fence)
 			if not s or s.fence ~= fence then
 				s = damaged(fence)
 			end
+			s.damaged = s.damaged or s.holder == 'damaged'
 		end
 		loaded[name] = s
 	end
@@ -227,15 +228,38 @@ local function lapse(s)
 	end
 end
 
+local function bump(fence)
+	if fence > last then
+		last = fence
+		redis.call('SET', base .. 'fence', int(fence))
+	end
+end
+
+-- list what cannot be read: an operator may resolve it, and its holder, should it still be there, says how it ended.
+local function mend(s, key, print)
+	if s.holder ~= 'damaged' then
+		s.holder, s.claimed = 'damaged', now
+	elseif string.find(s.keys, key, 1, true) then
+		return
+	end
+	s.keys = (s.keys == '' and '' or s.keys .. ',') .. key .. ':' .. print
+	keep(s)
+end
+
 -- slot is the call under a key with its fingerprint there; nil when there is none.
 local function slot(key, expected)
 	local fence, print = pointer(key)
 	if not fence then
 		return nil
 	elseif not print then
-		return damaged(0), expected
+		fence, print = math.max(now, last + 1), expected or ''
+		bump(fence)
+		redis.call('SET', base .. 'k:' .. key, int(fence) .. ' ' .. print)
 	end
 	local s = load(fence) or damaged(fence)
+	if s.damaged then
+		mend(s, key, print)
+	end
 	lapse(s)
 	return s, print
 end
@@ -245,13 +269,6 @@ local function body(s)
 		return redis.call('GET', base .. 'b:' .. int(s.fence))
 	end
 	return false
-end
-
-local function bump(fence)
-	if fence > last then
-		last = fence
-		redis.call('SET', base .. 'fence', int(fence))
-	end
 end
 
 -- count is the running sum of the hour, after what is too old has left it.
@@ -276,17 +293,21 @@ local function count(name, minute)
 	return sum
 end
 
--- charge counts a reservation; spend alone where the call is given back.
+-- charge counts a reservation in the minute and on the day that it names, as far as those still count.
 local function charge(s)
-	local name, minute = hours(s), int(s.minute)
-	count(name, s.minute)
-	redis.call('HINCRBY', name, minute, 1)
-	redis.call('HINCRBY', name, 'sum', 1)
-	redis.call('HSETNX', name, 'low', int(s.minute - BUCKETS + 1))
-	redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
-	local day = days(s, s.day)
-	local spend = tonumber(redis.call('HGET', day, 'spend') or 0)
-	redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
-	redis.call('HINCRBY', day, 't:' .. s.tool, 1)
-	redis.call('PEXPIRE', day, int(2 * DAY / 1000))
+	local name, minute = hours(s), math.floor(now / MINUTE)
+	if s.minute > minute - BUCKETS then
+		count(name, minute)
+		redis.call('HINCRBY', name, int(s.minute), 1)
+		redis.call('HINCRBY', name, 'sum', 1)
+		redis.call('HSETNX', name, 'low', int(minute - BUCKETS + 1))
+		redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
+	end
+	if s.day >= math.floor(now / DAY) then
+		local day = days(s, s.day)
+		local spend = tonumber(redis.call('HGET', day, 'spend') or 0)
+		redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
+		redis.call('HINCRBY', day, 't:' .. s.tool, 1)
+		redis.call('PEXPIRE', day, int(2 * DAY / 1000))
+	end
 end

@@ -61,6 +61,9 @@ func (r *Redis) sweeps() {
 		if r.ctx.Err() != nil {
 			return
 		}
+		if r.asserted.Load() != r.epochs.Load() { // the others' signs of life may be lost with the rest
+			continue
+		}
 		v, err := r.ask(r.ctx, listScript, "open", "open", from, listPage)
 		switch {
 		case err != nil:

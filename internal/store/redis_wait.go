@@ -185,7 +185,7 @@ func (r *Redis) heardEnd(payload string) {
 // Delivered says that the answer of an ended call reached its caller whole: see dedup.Store.
 func (r *Redis) Delivered(k dedup.Key, fence uint64, window time.Duration) {
 	r.answers.forget(k)
-	r.work.Go(func() {
+	r.background(func() {
 		echo := strconv.FormatUint(fence, 10)
 		if _, err := r.ask(r.ctx, deliverScript, echo, echo, window.Microseconds()); err != nil && r.ctx.Err() == nil {
 			r.local.log.Warn("a shorter window is not written", "error", err.Error())
