@@ -83,7 +83,7 @@ func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 	}
 	r.own.granted(mine, rec, c.Renews)
 	b := mineOf(&rec.state, integer(v.at(1)) == 1, v.now)
-	b.Shadow = dedup.Limit(v.text(2))
+	b.Shadow = rec.shadow
 	return b, nil
 }
 

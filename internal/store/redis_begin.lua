@@ -30,7 +30,7 @@ local function standing(word, s, i, guard)
 	return say(word, guard and 1 or 0, i - 1, encode(s), body(s))
 end
 
-local function mine(s, taken, limit) return say('mine', encode(s), taken and 1 or 0, limit or '') end
+local function mine(s, taken) return say('mine', encode(s), taken and 1 or 0) end
 
 for i, key in ipairs(keys) do
 	local s, print = slot(key, prints[i])
@@ -147,26 +147,25 @@ local function over()
 	return ''
 end
 
-local limit, s = '', nil
+local s
 if taken then
 	s = {}
 	for name, v in pairs(taken) do
 		s[name] = v
 	end
-	s.outcome, s.ended, s.expires = RUNNING, 0, 0
+	s.outcome, s.ended, s.expires, s.shadow = RUNNING, 0, 0, ''
 	s.attempt = s.attempt + 1
 else
 	if nkeys > 0 and redis.call('ZCARD', base .. 'unknown') >= maxunknown then
 		return say('full')
 	end
-	local after
-	limit, after = over()
+	local limit, after = over()
 	if limit ~= '' and not shadow then
 		return say('over', limit, int(after))
 	end
 	s = blank(0)
 	s.held, s.attempt, s.effect, s.claimed, s.unknownfor = 1, 1, effect, now, unknownfor
-	s.origin, s.request = keys[1] or '', request
+	s.origin, s.request, s.shadow = keys[1] or '', request, limit
 	for i = 1, nkeys do -- goes on with a run that never was
 		local f = found[i]
 		if f and f.s.held == 0 and f.s.generation ~= 0 and f.print == prints[i] and now < f.s.expires then
@@ -228,4 +227,4 @@ list(s)
 if nkeys == 0 then
 	redis.call('SET', base .. 'n:' .. nonce, int(fence), 'PX', 60000)
 end
-return mine(s, taken ~= nil, limit)
+return mine(s, taken ~= nil)

@@ -40,8 +40,15 @@ func joinRedis(t testing.TB, opt RedisOptions) *Redis {
 }
 
 // lawOn runs the law against stores with that configuration, each in a namespace of its own.
-func lawOn(t *testing.T, cfg RedisConfig) {
+func lawOn(t *testing.T, cfg RedisConfig) { lawWith(t, cfg, nil) }
+
+// lawWith is lawOn with stores that disturb may have ask elsewhere, and that call before ahead of each step.
+func lawWith(t *testing.T, cfg RedisConfig, disturb func(t *testing.T, cfg *RedisConfig) (before func())) {
 	storetest.Law(t, func(t *testing.T) *storetest.Bench {
+		cfg, before := cfg, func() {}
+		if disturb != nil {
+			before = disturb(t, &cfg)
+		}
 		var ahead atomic.Int64
 		ahead.Store(int64(untilNoon()))
 		opt := RedisOptions{Options: Options{Config: EmbeddedConfig{Dir: t.TempDir(), Durability: "process"}, Waiters: 8}, Redis: cfg}
@@ -49,8 +56,11 @@ func lawOn(t *testing.T, cfg RedisConfig) {
 		opt.Ahead = func() time.Duration { return time.Duration(ahead.Load()) }
 		b := &storetest.Bench{Advance: func(d time.Duration) { ahead.Add(int64(d)) }, Waiters: 8}
 		use := func(r *Redis) {
-			b.Store = r
-			b.Resolve = func(w *dedup.Resolution) error { return r.Resolve(context.Background(), w, "shown") }
+			b.Store = &disturbed{Redis: r, before: before}
+			b.Resolve = func(w *dedup.Resolution) error {
+				before()
+				return r.Resolve(context.Background(), w, "shown")
+			}
 			b.Used = func(tenant, agent, name string) (int64, tool.Money, int64) {
 				u := r.Usage(tenant, agent, name)
 				return u.HourCalls, u.DaySpend, u.ToolCalls
@@ -63,6 +73,31 @@ func lawOn(t *testing.T, cfg RedisConfig) {
 		use(joinRedis(t, opt))
 		return b
 	})
+}
+
+// disturbed is a store to which something happens before each step that is alone: what befalls many at once opens the
+// breaker, and then the store rightly takes nothing.
+type disturbed struct {
+	*Redis
+	before func()
+	steps  atomic.Int64 // running
+}
+
+func (d *disturbed) step() (done func()) {
+	if d.steps.Add(1) == 1 {
+		d.before()
+	}
+	return func() { d.steps.Add(-1) }
+}
+
+func (d *disturbed) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
+	defer d.step()()
+	return d.Redis.Begin(ctx, c)
+}
+
+func (d *disturbed) Finish(ctx context.Context, e *dedup.End) error {
+	defer d.step()()
+	return d.Redis.Finish(ctx, e)
 }
 
 // untilNoon is what to advance by, so that no test meets midnight, UTC, by chance.
@@ -85,4 +120,31 @@ func journalCopy(t testing.TB, dir string) string {
 func TestRedisLaw(t *testing.T) {
 	s := redistest.Start(t, "--appendonly", "no")
 	lawOn(t, RedisConfig{Addrs: []string{s.Addr}})
+}
+
+func TestRedisLawOnSentinel(t *testing.T) {
+	w := redistest.StartSentinel(t, 2, "--appendonly", "no")
+	lawOn(t, RedisConfig{Mode: "sentinel", Addrs: w.Sentinels, SentinelMaster: w.Name, WaitReplicas: 2})
+}
+
+func TestRedisLawOnCluster(t *testing.T) {
+	c := redistest.StartCluster(t, "--appendonly", "no")
+	lawOn(t, RedisConfig{Mode: "cluster", Addrs: c.Addrs()})
+}
+
+// TestRedisLawWithLostReplies has each step's script run and its reply be lost: failed, but written.
+func TestRedisLawWithLostReplies(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "no")
+	var lost atomic.Int64
+	lawWith(t, RedisConfig{}, func(t *testing.T, cfg *RedisConfig) func() {
+		relay := redistest.NewRelay(t, s.Addr)
+		t.Cleanup(func() { lost.Add(int64(relay.Lost())) })
+		cfg.Addrs = []string{relay.Addr}
+		return func() { relay.Lose(1) }
+	})
+	t.Cleanup(func() {
+		if t.Logf("%d replies were lost", lost.Load()); lost.Load() < 100 {
+			t.Error("hardly any reply was lost")
+		}
+	})
 }

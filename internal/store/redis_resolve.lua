@@ -1,6 +1,6 @@
 -- Resolve: dedup.Resolve, an operator's word on the call under the key and the fence.
 local key, fence, outcome, keeps, force = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] == '1'
-local answer, bodyms, content = ARGV[9], tonumber(ARGV[10]), ARGV[11]
+local answer, bodyms, word, content = ARGV[9], tonumber(ARGV[10]), ARGV[11], ARGV[12]
 
 local function say(word, ...) return { word, key, int(now), int(wall), ... } end
 
@@ -23,7 +23,9 @@ end
 lapse(s)
 local was = encode(s)
 local forced = force and outcome == NOTSENT
-if s.moved ~= '' then
+if s.holder == word then -- asked again: the reply was lost
+	return say('resolved', was)
+elseif s.moved ~= '' then
 	return say('moved')
 elseif not open(s) then
 	return say('known')
@@ -44,7 +46,7 @@ else
 	release(s, s.generation, now + 7 * DAY)
 	s.nonce = '0'
 end
-s.holder = instance -- what was damaged is so no longer
+s.holder = word
 keep(s)
 tell(s)
-return say('resolved', was, encode(s))
+return say('resolved', was)

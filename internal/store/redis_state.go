@@ -21,13 +21,14 @@ type record struct {
 	requestID string
 	refusal   string
 	moved     uint64        // the fence under which the call goes on; 0: it has not moved
+	shadow    dedup.Limit   // that would have blocked it
 	answer    *dedup.Answer // its head; the body is a key of its own
 }
 
 // The fields of a record, in order: numbers first.
 const (
 	recordNumbers = 16
-	recordFields  = 27
+	recordFields  = 28
 )
 
 // mostCount is the largest number that a script counts exactly: 2^53-1, in micro-USD 9 billion USD.
@@ -52,7 +53,7 @@ func (r *record) encode() string {
 	}
 	lines = append(lines,
 		strconv.FormatUint(s.Nonce, 10), keyText(s.Origin), url.QueryEscape(res.Tenant), url.QueryEscape(res.Agent), url.QueryEscape(res.Tool),
-		r.holder, url.QueryEscape(r.requestID), url.QueryEscape(r.refusal), moved, answerText(r.answer), identitiesText(r.keys))
+		r.holder, url.QueryEscape(r.requestID), url.QueryEscape(r.refusal), moved, string(r.shadow), answerText(r.answer), identitiesText(r.keys))
 	return strings.Join(lines, "\n")
 }
 
@@ -94,8 +95,9 @@ func (r *record) parseTexts(text []string) error {
 	if text[8] != "" {
 		r.moved, errs[4] = strconv.ParseUint(text[8], 10, 64)
 	}
-	r.answer, errs[5] = parseAnswer(text[9])
-	r.keys, errs[6] = parseIdentities(text[10])
+	r.shadow = dedup.Limit(text[9])
+	r.answer, errs[5] = parseAnswer(text[10])
+	r.keys, errs[6] = parseIdentities(text[11])
 	if err := errors.Join(errs[:]...); err != nil {
 		return fmt.Errorf("%w: %w", errRecord, err)
 	}

@@ -14,7 +14,7 @@ local NUMBERS = 16 -- the first fields; the others are text without line breaks
 local FIELDS = {
 	'outcome', 'held', 'fence', 'generation', 'attempt', 'effect', 'claimed', 'sent', 'ended', 'expires', 'timeout', 'unknownfor',
 	'cost', 'minute', 'day', 'settled',
-	'nonce', 'origin', 'tenant', 'agent', 'tool', 'holder', 'request', 'refusal', 'moved', 'answer', 'keys',
+	'nonce', 'origin', 'tenant', 'agent', 'tool', 'holder', 'request', 'refusal', 'moved', 'shadow', 'answer', 'keys',
 }
 
 local function int(n) return string.format('%.0f', n) end

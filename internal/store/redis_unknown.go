@@ -25,7 +25,7 @@ func (r *Redis) Open() []UnknownCall { return r.list("open") }
 
 func (r *Redis) list(set string) (calls []UnknownCall) {
 	for from := 0; from < listMost; from += listPage {
-		v, err := r.ask(r.ctx, listScript, set, set, from, listPage)
+		v, err := r.askAgain(listScript, set, set, from, listPage)
 		if err != nil {
 			r.local.log.Warn("the open calls in Redis cannot be listed whole", "error", err.Error())
 			return calls
@@ -41,6 +41,16 @@ func (r *Redis) list(set string) (calls []UnknownCall) {
 		}
 	}
 	return calls
+}
+
+// askAgain runs a script that may be run any number of times.
+func (r *Redis) askAgain(s *script, echo string, args ...any) (v verdict, err error) {
+	for range 3 {
+		if v, err = r.ask(r.ctx, s, echo, args...); !errors.Is(err, errLost) {
+			break
+		}
+	}
+	return v, err
 }
 
 func (rec *record) listed() UnknownCall {
@@ -91,6 +101,7 @@ func (r *Redis) Resolve(ctx context.Context, w *dedup.Resolution, shown string) 
 	case "young":
 		return dedup.ErrTooYoung
 	}
+	r.answers.forget(w.Key)
 	was, err := v.record(0)
 	if err != nil {
 		was = &record{}
@@ -102,7 +113,7 @@ func (r *Redis) Resolve(ctx context.Context, w *dedup.Resolution, shown string) 
 	return r.local.Change(&change)
 }
 
-// resolve runs the script. It is asked again where its reply was lost; then it may find its own word.
+// resolve runs the script. It is asked again where its reply was lost, and knows its own word.
 func (r *Redis) resolve(ctx context.Context, w *dedup.Resolution) (v verdict, err error) {
 	if w.Outcome != dedup.Done && w.Outcome != dedup.NotSent {
 		return v, errors.New("a call is resolved as done or as not executed")
@@ -112,20 +123,15 @@ func (r *Redis) resolve(ctx context.Context, w *dedup.Resolution) (v verdict, er
 		keep = 24 * time.Hour
 	}
 	a := r.keepable(w.Answer)
-	args := []any{keyText(w.Key), strconv.FormatUint(w.Fence, 10), int(w.Outcome), keep.Microseconds(), truth(w.Force), answerText(a), r.answerTTL().Milliseconds()}
+	args := []any{keyText(w.Key), strconv.FormatUint(w.Fence, 10), int(w.Outcome), keep.Microseconds(), truth(w.Force), answerText(a), r.answerTTL().Milliseconds(), nonceText()}
 	args = withContent(args, a)
-	lost := false
-	for range 2 {
+	for range 3 {
 		if v, err = r.ask(ctx, resolveScript, keyText(w.Key), args...); !errors.Is(err, errLost) {
 			break
 		}
-		lost = true
 	}
 	if err != nil {
 		return v, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
-	}
-	if lost && v.word == "known" {
-		v.word = "resolved"
 	}
 	return v, nil
 }
