@@ -137,9 +137,12 @@ func (s *sidecar) publishedEntries() (tools []control.Tool, policies []map[strin
 		if e.Kind != store.ToolEntry {
 			continue
 		}
-		c, err := s.toolOfEntry(e, fromFile)
+		c, holds, err := s.toolOfEntry(e, fromFile)
 		if err != nil {
 			return nil, nil, err
+		}
+		if !holds {
+			continue
 		}
 		t := control.Tool{}
 		if c.Auth != nil {

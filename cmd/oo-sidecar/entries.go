@@ -79,7 +79,10 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 	for _, e := range s.store.Entries() {
 		switch e.Kind {
 		case store.ToolEntry:
-			c, err := s.toolOfEntry(e, fromFile)
+			c, holds, err := s.toolOfEntry(e, fromFile)
+			if !holds {
+				continue
+			}
 			c.Source = e.Source
 			t, bad := cfg.Rules().New(c)
 			if problems = append(problems, err, bad); err == nil && bad == nil {
@@ -104,16 +107,18 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 	return tools, policies, s.remember(tools)
 }
 
-// toolOfEntry is the tool that an entry stands for.
-func (s *sidecar) toolOfEntry(e store.Entry, fromFile map[string]tool.Config) (tool.Config, error) {
+// toolOfEntry is the tool that an entry stands for. False: it stands over one that is not in the file here.
+func (s *sidecar) toolOfEntry(e store.Entry, fromFile map[string]tool.Config) (c tool.Config, holds bool, err error) {
 	c, ok := fromFile[e.Name]
 	switch {
 	case e.Source == "file" && s.redis != nil:
-		return s.sharedByFile(e, c, ok)
+		c, err = s.sharedByFile(e, c, ok)
+	case e.Source == "api" && !ok && overFile(e.Value):
+		return c, false, nil
 	case e.Source == "api" || !ok:
-		return s.toolEntry(e)
+		c, err = s.toolEntry(e, c)
 	}
-	return c, nil
+	return c, true, err
 }
 
 // remembered is a tool's definition as the store keeps it.

@@ -253,7 +253,8 @@ func TestToolsOverTheAPI(t *testing.T) {
 			`{"name":"mail","scope_id":"global","url":"` + at("/mail") + `","timeout_ms":15000,"max_retries":2,"enabled":true,"description":"","effect":"idempotent","body":"envelope","has_secret":true,"secret_id":"sec_…`},
 		trade{"GET", "/v1/tools/nothing", "", 404, `{"detail":{"error":"tool_not_found",…`},
 		trade{"POST", "/v1/tools", `{"name":"charge","url":"` + at("/mail") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 409, `{"detail":{"error":"owned_by_file",…`},
-		trade{"POST", "/v1/tools/charge/toggle", `{"enabled":false}`, 409, `{"detail":{"error":"owned_by_file",…`},
+		trade{"POST", "/v1/tools", `{"name":"charge","url":"` + at("/charge") + `","auth":{"type":"hmac_sha256","secret":"whisper_key"}}`, 409, `{"detail":{"error":"owned_by_file",…`},
+		trade{"POST", "/v1/tools", `{"name":"charge","url":"` + at("/charge") + `","match":[{"url":"` + at("/mail") + `"}]}`, 409, `{"detail":{"error":"owned_by_file",…`},
 		trade{"POST", "/v1/tools/mail/toggle?scope_id=global", `{}`, 422, `{"detail":[{"type":"missing",…`},
 	)
 	first := g.toolNamed("mail")
@@ -297,6 +298,60 @@ func TestToolsOverTheAPI(t *testing.T) {
 		trade{"DELETE", "/v1/tools/mail?scope_id=global", "", 200, `{"deleted":"mail","ok":true,"scope_id":"global"}`},
 		trade{"DELETE", "/v1/tools/mail?scope_id=global", "", 404, `{"detail":{"error":"tool_not_found",…`},
 	)
+}
+
+func TestAToolOfTheFileIsChangedOverTheAPIAndKeepsItsSecrets(t *testing.T) {
+	dir := t.TempDir()
+	more := func(price string) string {
+		return `  - {name: paid, url: "http://127.0.0.1:1/paid", price_usd: ` + price + `, headers: {Authorization: "Bearer of-the-file"}, auth: {type: hmac_sha256, secrets: ["secret of the file"]}}`
+	}
+	g := governedIn(t, dir, more("0.25"))
+	g.expect(opsKey,
+		trade{"POST", "/v1/tools", `{"name":"paid","url":"http://127.0.0.1:2/elsewhere"}`, 409, `{"detail":{"error":"owned_by_file",…`},
+		trade{"POST", "/v1/tools/paid/toggle", `{"enabled":false}`, 200, `{"enabled":false,"name":"paid","scope_id":"global"}`},
+		trade{"POST", "/v1/tools", `{"name":"paid","url":"http://127.0.0.1:1/paid","timeout_ms":3000,"price_usd":0.75}`, 200, `{"name":"paid",…`},
+		trade{"POST", "/v1/ai/run", `{"agent_id":"support_bot","tool":"paid"}`, 200, `{"ok":false,"allowed":false,"decision":"blocked","policy_reason":"tool_disabled",…`},
+	)
+	before := g.toolNamed("paid")
+	if before.Enabled || before.Price != 0.75 || before.Mask != "***ile" {
+		t.Errorf("%+v", before)
+	}
+	g.stop()
+	for _, name := range []string{"of-the-file", "secret of the file"} {
+		if found(t, dir, name) {
+			t.Errorf("%q stands in the store", name)
+		}
+	}
+	g = governedIn(t, dir, more("0.25"))
+	if after := g.toolNamed("paid"); after != before {
+		t.Errorf("after a restart %+v, was %+v", after, before)
+	}
+	g.stop()
+	g = governedIn(t, dir, more("0.30"))
+	if newer := g.toolNamed("paid"); !newer.Enabled || newer.Price != 0.30 {
+		t.Errorf("after a newer change of the file: %+v", newer)
+	}
+	g.expect(opsKey, trade{"POST", "/v1/tools/paid/toggle", `{"enabled":false}`, 200, `{…`})
+	g.stop()
+	g = governedIn(t, dir, "")
+	g.expect(opsKey, trade{"GET", "/v1/tools/paid", "", 404, `{"detail":{"error":"tool_not_found",…`})
+}
+
+// found says whether any file below dir holds the text.
+func found(t *testing.T, dir, text string) (is bool) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		is = is || strings.Contains(string(data), text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return is
 }
 
 type shownTool struct {

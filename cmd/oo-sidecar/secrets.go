@@ -17,16 +17,20 @@ const sealedMember = "sealed"
 
 // toolEntry reads a tool that the api registered, with its secret. One that cannot be unsealed here leaves the tool
 // standing, and its calls are refused: the other tools go on.
-func (s *sidecar) toolEntry(e store.Entry) (tool.Config, error) {
+// filed is the configuration file's tool of that name, if it has one.
+func (s *sidecar) toolEntry(e store.Entry, filed tool.Config) (tool.Config, error) {
 	members := map[string]json.RawMessage{}
 	if json.Unmarshal(e.Value, &members) != nil {
 		return config.ParseTool(e.Value)
 	}
-	return s.toolOf(e.Name, members)
+	return s.toolOf(e.Name, members, filed)
 }
 
 // toolOf is toolEntry for the members of an entry.
-func (s *sidecar) toolOf(name string, members map[string]json.RawMessage) (tool.Config, error) {
+func (s *sidecar) toolOf(name string, members map[string]json.RawMessage, filed tool.Config) (tool.Config, error) {
+	if members[overMember] != nil {
+		return over(filed, members)
+	}
 	plain := map[string]json.RawMessage{}
 	for k, v := range members {
 		if k != sealedMember {
@@ -62,15 +66,23 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 	b.s.editing.Lock()
 	defer b.s.editing.Unlock()
 	entry := store.Entry{Kind: store.ToolEntry, Name: entryName(name, scope), Source: "api"}
-	members := map[string]json.RawMessage{}
+	filed, inFile := b.s.filed(entry.Name)
+	members, standsOver := map[string]json.RawMessage{}, false
 	entry.Replaces = new(uint64)
 	for _, e := range b.s.store.Entries() {
 		if e.Kind == entry.Kind && e.Name == entry.Name {
 			entry.Replaces = &e.Revision
+			standsOver = inFile && (e.Source == "file" || overFile(e.Value))
 			if e.Source == "api" {
 				_ = json.Unmarshal(e.Value, &members)
 			}
 		}
+	}
+	if standsOver {
+		if err := b.owned(filed, spec, secret); err != nil {
+			return err
+		}
+		members[overMember] = json.RawMessage("true")
 	}
 	for field, value := range spec {
 		members[field] = value
@@ -83,7 +95,7 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 	if secret != "" {
 		members[sealedMember], _ = json.Marshal(b.s.seal.Seal(entry.Name, []byte(secret)))
 	}
-	c, err := b.s.toolOf(entry.Name, members)
+	c, err := b.s.toolOf(entry.Name, members, filed)
 	if err != nil {
 		return &api.Invalid{Message: err.Error()}
 	}

@@ -64,8 +64,8 @@ type Registry interface {
 	Tools() []Entry
 	Policies() []Entry
 	Put(ctx context.Context, kind Kind, spec []byte, who string) (Entry, error)
-	// PutTool registers a tool of this API's own, or changes the fields of one that spec names. An empty secret is the
-	// present one. The secret is kept sealed and never shown.
+	// PutTool registers a tool, or changes the fields of one that spec names. An empty secret is the present one. The
+	// secret is kept sealed and never shown. A tool of the file keeps its target and its secrets: to change those is an Owned.
 	PutTool(ctx context.Context, name, scope string, spec map[string]json.RawMessage, secret, who string) error
 	Delete(ctx context.Context, kind Kind, name, scope, who string) error
 }
@@ -82,6 +82,11 @@ const (
 type Invalid struct{ Message string }
 
 func (e *Invalid) Error() string { return e.Message }
+
+// Owned says what of a tool only the configuration file may change.
+type Owned struct{ Message string }
+
+func (e *Owned) Error() string { return e.Message }
 
 var (
 	// ErrStore is wrapped by errors of a store that takes no changes now.

@@ -75,6 +75,8 @@ func (s *Server) refuseEntry(w http.ResponseWriter, err error) {
 		fail(w, http.StatusUnprocessableEntity, problem{"invalid_entry", invalid.Message})
 	} else if errors.Is(err, ErrConflict) {
 		fail(w, http.StatusConflict, problem{"conflict", err.Error() + "; look at it again, then repeat the change"})
+	} else if owned := new(Owned); errors.As(err, &owned) {
+		fail(w, http.StatusConflict, problem{"owned_by_file", owned.Message})
 	} else if errors.Is(err, ErrNotFound) {
 		fail(w, http.StatusNotFound, problem{"not_found", "there is no such entry, or the configuration file owns it"})
 	} else {

@@ -101,7 +101,8 @@ func noTool(w http.ResponseWriter, name string) {
 	}{problem{"tool_not_found", "no tool of this name is registered in this scope"}, name})
 }
 
-// upsertTool answers POST /v1/tools: it registers a tool, or changes what is named of one that was registered here.
+// upsertTool answers POST /v1/tools: it registers a tool, or changes what is named of one that stands here or in the
+// configuration file.
 func (s *Server) upsertTool(w http.ResponseWriter, r *http.Request, by *Key) {
 	f := fieldsOf(w, r, maxToolBody)
 	if f == nil {
@@ -119,8 +120,6 @@ func (s *Server) upsertTool(w http.ResponseWriter, r *http.Request, by *Key) {
 	defer s.merging.Unlock()
 	old := s.registered(t.name, t.scope)
 	switch {
-	case old != nil && old.Source == "file":
-		inFile(w)
 	case old == nil && !by.mayRegister(len(s.Registry.Tools())):
 		fail(w, http.StatusForbidden, problem{"plan_limit", strings.ToUpper(by.Plan) + " plan limit: max " + strconv.Itoa(mostTools[by.Plan]) + " tools"})
 	case old == nil && t.secret == "":
@@ -139,11 +138,6 @@ func withDefault(spec map[string]json.RawMessage, name, value string) map[string
 		spec[name] = json.RawMessage(value)
 	}
 	return spec
-}
-
-// inFile refuses a change that would lose what only the file can say of a tool: its credentials, its windows.
-func inFile(w http.ResponseWriter) {
-	fail(w, http.StatusConflict, problem{"owned_by_file", "this tool stands in the configuration file; change it there"})
 }
 
 func (k *Key) mayRegister(have int) bool {
@@ -180,12 +174,8 @@ func (s *Server) toggleTool(w http.ResponseWriter, r *http.Request, by *Key) {
 	s.merging.Lock()
 	defer s.merging.Unlock()
 	name, scope, on := r.PathValue("name"), scopeOf(r), f.raw["enabled"]
-	switch old := s.registered(name, scope); {
-	case old == nil:
+	if s.registered(name, scope) == nil {
 		noTool(w, name)
-		return
-	case old.Source == "file":
-		inFile(w)
 		return
 	}
 	if err := s.Registry.PutTool(r.Context(), name, scope, map[string]json.RawMessage{"enabled": on}, "", by.Name); err != nil {
