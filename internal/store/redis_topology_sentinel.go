@@ -33,7 +33,9 @@ func watchSentinels(c *redisClient) *sentinels {
 		opt.DB, opt.Username, opt.Password = 0, "", ""
 		opt.OnConnect = c.dial.introduce
 		s.clients[addr] = redis.NewClient(opt)
-		c.work.Go(func() { s.listen(c.ctx, s.clients[addr]) })
+	}
+	for _, client := range s.clients {
+		c.work.Go(func() { s.listen(c.ctx, client) })
 	}
 	c.work.Go(func() { s.keep(c.ctx) })
 	return s
