@@ -16,7 +16,7 @@ const redisTimeout = 250 * time.Millisecond
 // A lane has few connections: a command that finds one free goes at once, alone; the others wait for the next that
 // comes free and go together. So batches grow with the load and nothing waits without need.
 const (
-	laneConns = 4
+	laneConns = 3
 	laneBatch = 128 // most commands written at once
 )
 
