@@ -99,7 +99,7 @@ func (l *layout) examine(fs FS, dir string, number uint32, write bool) (*candida
 			s.close()
 			return nil, corruptAt(s, 0, "it belongs to another journal")
 		}
-		held := f.bodiesHold()
+		held := f.bodiesHold(s.stripped)
 		_, err = r.read(int64(f.end()))
 		c.more = err == nil
 		if c.ok = held || c.more; !c.ok { // torn, and nothing relies on it

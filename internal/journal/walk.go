@@ -177,7 +177,7 @@ func findTail(s *segment) (t tail, err error) {
 	if err != nil {
 		return t, err
 	}
-	if !f.bodiesHold() { // torn within a body
+	if !f.bodiesHold(s.stripped) { // torn within a body
 		t.end = uint32(start)
 		if f.flags&flagUnsynced == 0 {
 			t.acked = t.end
