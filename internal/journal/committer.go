@@ -100,7 +100,8 @@ func (j *Journal) nap(timer *time.Timer) (acknowledge bool) {
 
 // write makes a batch durable, in a new segment when this one is full.
 func (j *Journal) write(b *batch) error {
-	if int64(j.off)+int64(headerSize+b.size()) > j.opt.Segment && !b.empty() && j.seg.end > preambleSize {
+	full := int64(j.off)+int64(headerSize+b.size()) > j.opt.Segment
+	if !b.empty() && j.seg.end > preambleSize && (full || j.betterSpare()) {
 		if j.opt.Process { // a seal acknowledges
 			if err := j.seg.f.Sync(); err != nil {
 				return fmt.Errorf("sync %s: %w", j.seg.path, err)
@@ -203,7 +204,7 @@ func (j *Journal) begin(b *batch, sl seal) error {
 	if barren {
 		j.segments = j.segments[:len(j.segments)-1]
 	}
-	j.segments = append(j.segments, s)
+	j.segments, j.grown = append(j.segments, s), 0
 	j.mu.Unlock()
 	j.retire(old, barren)
 	select {
@@ -298,6 +299,7 @@ func (j *Journal) note(s *segment, b *batch) {
 		s.bodies.add(p.until, int64(p.length))
 	}
 	j.newest = b.last
+	j.grew(int64(b.size()))
 	if cap(b.buf) <= 4*frameTarget && len(j.recycled) < 2 {
 		j.recycled = append(j.recycled, b.buf)
 		b.buf = nil

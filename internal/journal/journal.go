@@ -82,6 +82,8 @@ const (
 	maxBatch       = 64 << 20 // bytes of one Append
 	maxKept        = 1 << 30  // bytes of Must entries that wait for a disk
 	spaceMargin    = 1 << 20  // left free beyond Reserve
+	fillAfter      = 4 << 20  // bytes written before the next segment is written over
+	fillPiece      = 1 << 20  // of that, between two syncs
 	idleAfter      = 500 * time.Millisecond
 	lingerFor      = 10 * time.Millisecond // that entries nobody waits for may stay in memory
 )
@@ -125,6 +127,8 @@ type Journal struct {
 	newest   uint64     // guarded by mu: last durable sequence number
 	room     room       // guarded by mu
 	spare    *segment   // guarded by mu
+	filling  int64      // guarded by mu: bytes of a spare that is being written over
+	grown    int64      // guarded by mu: bytes written since the newest segment began
 	closeErr error      // written before stopped is closed
 }
 

@@ -34,6 +34,7 @@ func (j *Journal) keep() {
 		case <-j.prepare:
 			j.allocate()
 			j.ready()
+			j.fill()
 		}
 	}
 }
@@ -70,6 +71,53 @@ func (j *Journal) ready() {
 		return
 	}
 	j.spare = s
+}
+
+// fill writes the spare once over when the journal is busy enough for that to pay. Nobody else has the spare meanwhile.
+func (j *Journal) fill() {
+	j.mu.Lock()
+	s := j.spare
+	if s == nil || s.written || j.opt.Process || j.grown < j.worthFilling() {
+		j.mu.Unlock()
+		return
+	}
+	j.spare, j.filling = nil, s.allocated.Load()
+	j.mu.Unlock()
+	err := s.fill(j.opt.Segment, j.quit)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.filling = 0
+	if err != nil || j.segments[len(j.segments)-1].number+1 != s.number { // or the committer could not wait for it
+		s.close()
+		_ = j.fs.Remove(s.path)
+		return
+	}
+	j.spare = s
+}
+
+// worthFilling is how many bytes are written before the spare is written over: a sidecar that does little never does that.
+func (j *Journal) worthFilling() int64 { return min(fillAfter, j.opt.Segment/4) }
+
+// grew counts what was written and has the spare written over when that is due. Call it with mu held.
+func (j *Journal) grew(n int64) {
+	before := j.grown
+	j.grown += n
+	if due := j.worthFilling(); before < due && j.grown >= due {
+		select {
+		case j.prepare <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// betterSpare says that the next segment has been written over and the current one has not: it is worth changing now.
+func (j *Journal) betterSpare() bool {
+	if j.seg.written {
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.spare != nil && j.spare.written && j.spare.number == j.number+1
 }
 
 // shut ends the journal: a last frame acknowledges all before it and says that this was no crash.

@@ -48,6 +48,7 @@ type segment struct {
 	f  File         // guarded by rw; nil when the segment has gone
 
 	allocated atomic.Int64 // the file's length
+	written   bool         // all blocks up to allocated have been written once; set before it becomes the spare
 	shown     bool         // Open has shown bodies behind its end, because it could not write them again; set by Open only
 
 	span // guarded by Journal.mu
@@ -153,6 +154,27 @@ func createSegment(fs FS, path string, number uint32, id [16]byte, allocate int6
 		return nil, err
 	}
 	return s, nil
+}
+
+// fill writes zeros behind the preamble, over what is only allocated: the first write of a block makes a sync write
+// metadata too, which costs several times the sync of a block that was written before. It ends early when quit is closed.
+func (s *segment) fill(size int64, quit <-chan struct{}) error {
+	zeros := make([]byte, fillPiece)
+	for at := int64(preambleSize); at < size; at += fillPiece {
+		select {
+		case <-quit:
+			return nil
+		default:
+		}
+		if _, err := s.f.WriteAt(zeros[:min(fillPiece, size-at)], at); err != nil {
+			return err
+		}
+		if err := s.f.Sync(); err != nil { // piece by piece, so that the live segment's syncs find no heap before them
+			return err
+		}
+	}
+	s.written = s.allocated.Load() >= size
+	return nil
 }
 
 // openSegment opens a file that is there. ok is false when its preamble does not hold.

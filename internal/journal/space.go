@@ -30,6 +30,7 @@ func (j *Journal) measure() error {
 	if j.spare != nil {
 		j.room.left += j.spare.allocated.Load()
 	}
+	j.room.left += j.filling
 	return nil
 }
 
