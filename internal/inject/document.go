@@ -86,6 +86,9 @@ func (o Options) document(body []byte) (out []byte, notes []string, err error) {
 func read(body []byte) (*yaml.Node, error) {
 	if json.Valid(body) {
 		n, err := fromJSON(body)
+		if err == nil {
+			quote(n)
+		}
 		return &yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{n}}, err
 	}
 	root := &yaml.Node{}
@@ -95,6 +98,19 @@ func read(body []byte) (*yaml.Node, error) {
 	}
 	return root, err
 }
+
+// quote keeps text text for readers of YAML 1.1, to whom yes is a boolean.
+func quote(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" && !plainText.MatchString(n.Value) {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, child := range n.Content {
+		quote(child)
+	}
+}
+
+// plainText is what no version of YAML reads as anything but text.
+var plainText = regexp.MustCompile(`^[A-Za-z][A-Za-z]{5,}$|^[a-z][A-Za-z]*[./-][A-Za-z][A-Za-z./-]*$|^(kind|spec|name|env|image|value|args|path|port|ports|data|Pod|v1|type|items)$`)
 
 // unreadable says what to do about a template, of which YAML's own error says nothing useful.
 func unreadable(err error, body []byte) error {

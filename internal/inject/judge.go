@@ -39,6 +39,37 @@ func (w *workload) plain(n *yaml.Node, at string) error {
 	return nil
 }
 
+// shapes are the fields that are looked at or changed and are not single values; lists hold mappings.
+var shapes = []struct {
+	name string
+	kind yaml.Kind
+}{
+	{"securityContext", yaml.MappingNode}, {"annotations", yaml.MappingNode}, {"nodeSelector", yaml.MappingNode},
+	{"containers", yaml.SequenceNode}, {"initContainers", yaml.SequenceNode}, {"volumes", yaml.SequenceNode},
+	{"env", yaml.SequenceNode}, {"envFrom", yaml.SequenceNode}, {"ports", yaml.SequenceNode}, {"volumeMounts", yaml.SequenceNode},
+}
+
+// shape refuses what is not built as Kubernetes has it, where an edit would make it worse or a rule would not see it.
+func (w *workload) shape(n *yaml.Node, base string) (problems Refusals) {
+	for _, s := range shapes {
+		v, at := field(n, s.name), path(base, s.name)
+		switch {
+		case v == nil:
+		case v.Kind != s.kind:
+			problems = append(problems, w.refuse(v, at, "is not "+map[yaml.Kind]string{yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}[s.kind], "correct it")...)
+		case s.kind == yaml.SequenceNode:
+			for i, item := range v.Content {
+				if item.Kind != yaml.MappingNode {
+					problems = append(problems, w.refuse(item, index(at, i), "is not a mapping", "correct it")...)
+				} else if strings.HasSuffix(strings.ToLower(s.name), "containers") {
+					problems = append(problems, w.shape(item, index(at, i))...)
+				}
+			}
+		}
+	}
+	return problems
+}
+
 // judge finds all that would make the sidecar fail, or its rules empty, in this pod.
 func (w *workload) judge(c choice) (problems Refusals) {
 	no := func(n *yaml.Node, field, problem, mend string) {
@@ -47,6 +78,9 @@ func (w *workload) judge(c choice) (problems Refusals) {
 	spec := field(w.template, "spec")
 	if spec == nil || spec.Kind != yaml.MappingNode || len(items(field(spec, "containers"))) == 0 {
 		no(w.template, "spec.containers", "are missing", "give the pod its containers")
+		return problems
+	}
+	if problems = append(w.shape(field(w.template, "metadata"), w.field("metadata")), w.shape(spec, w.field("spec"))...); problems != nil {
 		return problems
 	}
 	for _, shared := range []struct{ field, problem string }{

@@ -11,9 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	admissionregistration "k8s.io/api/admissionregistration/v1"
 	apps "k8s.io/api/apps/v1"
 	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
+	policy "k8s.io/api/policy/v1"
+	rbac "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -30,6 +33,18 @@ var kinds = map[string]func() any{
 	"apps/v1/Deployment":       func() any { return new(apps.Deployment) },
 	"apps/v1/StatefulSet":      func() any { return new(apps.StatefulSet) },
 	"batch/v1/Job":             func() any { return new(batch.Job) },
+
+	"v1/List":                           func() any { return new(core.List) },
+	"v1/Namespace":                      func() any { return new(core.Namespace) },
+	"v1/Pod":                            func() any { return new(core.Pod) },
+	"apps/v1/DaemonSet":                 func() any { return new(apps.DaemonSet) },
+	"batch/v1/CronJob":                  func() any { return new(batch.CronJob) },
+	"policy/v1/PodDisruptionBudget":     func() any { return new(policy.PodDisruptionBudget) },
+	"rbac.authorization.k8s.io/v1/Role": func() any { return new(rbac.Role) },
+	"rbac.authorization.k8s.io/v1/RoleBinding":                     func() any { return new(rbac.RoleBinding) },
+	"rbac.authorization.k8s.io/v1/ClusterRole":                     func() any { return new(rbac.ClusterRole) },
+	"rbac.authorization.k8s.io/v1/ClusterRoleBinding":              func() any { return new(rbac.ClusterRoleBinding) },
+	"admissionregistration.k8s.io/v1/MutatingWebhookConfiguration": func() any { return new(admissionregistration.MutatingWebhookConfiguration) },
 }
 
 // rendered is what a kustomization comes to, decoded.
