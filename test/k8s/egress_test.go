@@ -75,6 +75,8 @@ func (w world) lock(t *testing.T) {
 			t.Fatalf("%q: %v\n%s", command, err, out)
 		}
 	}
+	w.pod.ip("-4 neigh flush dev eth0")
+	w.pod.ip("-6 neigh flush dev eth0") // what was learnt without the lock
 }
 
 // sidecar runs the program as the sidecar's user.
