@@ -17,6 +17,8 @@ type contender struct {
 	must    string // a line of every answer
 	differ  bool   // every call has arguments of its own
 
+	dialog func(*caller, uint64) error // the requests of one call; nil: one request for path
+
 	over func(net.Conn) (net.Conn, error) // what a connection begins with; nil: nothing
 }
 

@@ -33,6 +33,8 @@ type caller struct {
 	number  []byte // 16 digits within request: what makes the arguments different
 	must    []byte // a line that the answer's head must have; nil: none
 
+	dialog func(*caller, uint64) error // instead of request; nil: none
+
 	done   atomic.Int64 // calls answered; read by the one that measures
 	_      [64]byte     // keeps the next caller's counter off this cache line
 	failed error        // owned by the calling goroutine until it returned
@@ -52,7 +54,7 @@ func dial(to contender) (*caller, error) {
 		host = to.address
 	}
 	before := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", to.path, host, requestBytes, head)
-	c := &caller{conn: conn, in: bufio.NewReaderSize(conn, 8<<10), request: []byte(before + tail + pad + `"}`)}
+	c := &caller{conn: conn, dialog: to.dialog, in: bufio.NewReaderSize(conn, 8<<10), request: []byte(before + tail + pad + `"}`)}
 	c.number = c.request[len(before) : len(before)+16]
 	if to.must != "" {
 		c.must = []byte(to.must)
@@ -62,6 +64,9 @@ func dial(to contender) (*caller, error) {
 
 // call makes one call with arguments that are the number's.
 func (c *caller) call(number uint64) error {
+	if c.dialog != nil {
+		return c.dialog(c, number)
+	}
 	const hex = "0123456789abcdef"
 	for i := range c.number {
 		c.number[i] = hex[number>>(60-4*i)&15]

@@ -1,5 +1,6 @@
 // Command bench measures oo-sidecar beside what it could be compared with: its cold start, memory and size, and, in
-// one interleaved run, its throughput and CPU time beside a direct call, a bare fasthttp reverse proxy and nginx.
+// one interleaved run, its throughput and CPU time beside a direct call, a bare fasthttp reverse proxy and nginx, and its
+// /v1 beside a bare net/http handler.
 //
 // The load generator is this process; the tool, each proxy and the sidecar are processes of their own, so that CPU
 // time is of the one under test. All share the machine, so only ratios within one run mean anything. Linux only.
@@ -41,12 +42,16 @@ type settings struct {
 	rounds  int           // of the interleaved run
 	measure time.Duration // per contender, number of callers and round
 	warm    time.Duration // before each measurement, not counted
+	only    string        // one part; empty: all
 	assert  bool          // exit 1 when start-up or size miss their figure
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 1 && args[0] == "tool" {
 		return serveTool(ctx, out)
+	}
+	if len(args) == 1 && args[0] == "bare-api" {
+		return serveBareAPI(ctx, out)
 	}
 	if len(args) == 2 && args[0] == "bare" {
 		return serveBare(ctx, out, args[1])
@@ -66,6 +71,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	f.IntVar(&s.rounds, "rounds", 5, "rounds of the interleaved run; figures are their medians")
 	f.DurationVar(&s.measure, "measure", time.Second, "length of one measurement")
 	f.DurationVar(&s.warm, "warm", 150*time.Millisecond, "uncounted calls before each measurement")
+	f.StringVar(&s.only, "only", "", "measure one `part` only: api")
 	f.BoolVar(&s.assert, "assert", false, "exit 1 when start-up or size miss what is wanted; nothing else is ever asserted")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -94,6 +100,9 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	defer tool.stop()
+	if s.only == "api" {
+		return measureAPI(ctx, s, dir, toolAddress, out)
+	}
 	foot, err := measureFootprint(ctx, s, dir, toolAddress)
 	if err != nil {
 		return err
@@ -116,6 +125,9 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 	}
 	field.stop()
 	if err := measureSecured(ctx, s, dir, out); err != nil {
+		return err
+	}
+	if err := measureAPI(ctx, s, dir, toolAddress, out); err != nil {
 		return err
 	}
 	if s.assert && !foot.met() {
