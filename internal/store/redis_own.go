@@ -245,11 +245,15 @@ func (o *ownCalls) bury(c *ownCall, now time.Time) {
 	}
 }
 
-// replace takes what Redis says of an own call.
+// replace takes what Redis says of an own call. Of its answer Redis says the head only.
 func (o *ownCalls) replace(c *ownCall, rec *record) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c.record = rec
+	mine := *rec
+	if c.answer != nil {
+		mine.answer = c.answer
+	}
+	c.record = &mine
 }
 
 // delay says that an outcome has not reached Redis.

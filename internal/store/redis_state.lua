@@ -188,11 +188,11 @@ local function list(s)
 	end
 end
 
--- tell wakes who waits for a call, if anybody does.
+-- tell wakes who waits for a call, if anybody does. It is a hint: that it fails changes nothing.
 local function tell(s)
 	local fence = int(s.fence)
 	if redis.call('DEL', base .. 'w:' .. fence) == 1 then
-		redis.call('PUBLISH', base .. 'ended', fence)
+		redis.pcall('PUBLISH', base .. 'ended', fence)
 	end
 end
 
