@@ -109,14 +109,19 @@ func (s *sidecar) entries(cfg *config.Config) (tools []*tool.Tool, policies []po
 
 // toolOfEntry is the tool that an entry stands for. False: it stands over one that is not in the file here.
 func (s *sidecar) toolOfEntry(e store.Entry, fromFile map[string]tool.Config) (c tool.Config, holds bool, err error) {
-	c, ok := fromFile[e.Name]
+	var filed *tool.Config
+	if t, ok := fromFile[e.Name]; ok {
+		filed = &t
+	}
 	switch {
-	case e.Source == "file" && s.redis != nil:
-		c, err = s.sharedByFile(e, c, ok)
-	case e.Source == "api" && !ok && overFile(e.Value):
+	case filed == nil && e.Source == "api" && overFile(e.Value):
 		return c, false, nil
-	case e.Source == "api" || !ok:
-		c, err = s.toolEntry(e, c)
+	case e.Source == "api" || filed == nil:
+		c, err = s.toolEntry(e, filed)
+	case s.redis != nil:
+		c, err = s.sharedByFile(e, filed)
+	default:
+		c = *filed
 	}
 	return c, true, err
 }

@@ -41,6 +41,12 @@ func newGoverned(t *testing.T, more string) *governed { return governedIn(t, t.T
 // governedIn starts on the state in dir.
 func governedIn(t *testing.T, dir, more string) *governed {
 	t.Helper()
+	return governedOn(t, dir, "", more)
+}
+
+// governedOn is governedIn with more words about the store.
+func governedOn(t *testing.T, dir, store, more string) *governed {
+	t.Helper()
 	g := &governed{t: t, dir: dir}
 	g.tool = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -64,12 +70,12 @@ api:
     - {name: free, role: operator, key: %s, plan: free, namespace: frugal}
     - {name: freeagent, role: agent, agent_id: saver, key: %s, plan: free, namespace: frugal}
     - {name: other, role: operator, key: %s, namespace: other}
-store: {embedded: {dir: %q, durability: process}}
+store: {%sembedded: {dir: %q, durability: process}}
 tools:
   - {name: charge, url: "%s/charge", price_usd: 0.5}
   - {name: broken, url: "%s/broken"}
 %s
-`, opsKey, botKey, freeKey, freeAgent, otherKey, dir, g.tool.URL, g.tool.URL, more)
+`, opsKey, botKey, freeKey, freeAgent, otherKey, store, dir, g.tool.URL, g.tool.URL, more)
 	file := filepath.Join(t.TempDir(), "oo.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

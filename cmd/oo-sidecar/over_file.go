@@ -17,14 +17,14 @@ func overFile(entry []byte) bool {
 	return json.Unmarshal(entry, &e) == nil && e.Over
 }
 
-// filed is the file's tool that is kept under a name.
-func (s *sidecar) filed(name string) (tool.Config, bool) {
+// filed is the file's tool that is kept under a name; nil when there is none.
+func (s *sidecar) filed(name string) *tool.Config {
 	for _, t := range s.cfg.Load().Tools {
 		if entryName(t.Name, t.Scope) == name {
-			return t, true
+			return &t
 		}
 	}
-	return tool.Config{}, false
+	return nil
 }
 
 // owned refuses what would send the file's credentials elsewhere, or put others in their place. A url that is the

@@ -22,7 +22,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(newServe(a), newDemo(a), newExplain(a))
 	root.AddCommand(newInit(a), newCheck(a), newCompletion(a), newVersion(a))
 	root.AddCommand(newVerifySignature(a))
-	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newHealth(a))
+	root.AddCommand(newAgent(a), newUnknown(a), newAudit(a), newApply(a), newHealth(a))
 	root.AddCommand(newRun(a), newEnv(a), newDoctor(a), newFetch(a), newCA(a))
 	root.AddCommand(newInject(a), newInjector(a))
 	return root

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"maps"
 	"unicode/utf8"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -15,10 +16,9 @@ import (
 // sealedMember stands in a tool's entry beside the words of the configuration file. No file and no caller may write it.
 const sealedMember = "sealed"
 
-// toolEntry reads a tool that the api registered, with its secret. One that cannot be unsealed here leaves the tool
-// standing, and its calls are refused: the other tools go on.
-// filed is the configuration file's tool of that name, if it has one.
-func (s *sidecar) toolEntry(e store.Entry, filed tool.Config) (tool.Config, error) {
+// toolEntry reads a tool that stands in the store whole. Its secrets are sealed in it, or those of filed, which is what this
+// sidecar's file says of the tool. Where one cannot be had the tool stands and its calls are refused: the others go on.
+func (s *sidecar) toolEntry(e store.Entry, filed *tool.Config) (tool.Config, error) {
 	members := map[string]json.RawMessage{}
 	if json.Unmarshal(e.Value, &members) != nil {
 		return config.ParseTool(e.Value)
@@ -27,38 +27,52 @@ func (s *sidecar) toolEntry(e store.Entry, filed tool.Config) (tool.Config, erro
 }
 
 // toolOf is toolEntry for the members of an entry.
-func (s *sidecar) toolOf(name string, members map[string]json.RawMessage, filed tool.Config) (tool.Config, error) {
-	if members[overMember] != nil {
-		return over(filed, members)
+func (s *sidecar) toolOf(name string, members map[string]json.RawMessage, filed *tool.Config) (tool.Config, error) {
+	if members[overMember] != nil && filed != nil {
+		return over(*filed, members)
 	}
-	plain := map[string]json.RawMessage{}
-	for k, v := range members {
-		if k != sealedMember {
-			plain[k] = v
-		}
+	plain := maps.Clone(members)
+	for _, secret := range []string{sealedMember, credentialsMember, needsMember} {
+		delete(plain, secret)
 	}
 	spec, err := json.Marshal(plain)
 	if err != nil {
 		return tool.Config{}, err
 	}
 	c, err := config.ParseTool(spec)
-	if err != nil || members[sealedMember] == nil {
+	if err != nil {
 		return c, err
 	}
-	var sealed string
-	_ = json.Unmarshal(members[sealedMember], &sealed)
-	c.Auth = &tool.AuthConfig{Type: "hmac_sha256"}
-	var secret []byte
-	if err = errNoSeal; s.seal != nil {
-		secret, err = s.seal.Open(name, sealed)
+	for _, fill := range []func(*tool.Config, string, map[string]json.RawMessage, *tool.Config) error{s.fillNeeds, s.fillCredentials, s.fillSecret} {
+		if err := fill(&c, name, members, filed); err != nil {
+			s.log.Error("a tool's calls are refused here", "tool", name, "error", err.Error())
+			c.Auth = &tool.AuthConfig{Type: "hmac_sha256", Gone: true}
+			return c, nil
+		}
 	}
-	if err != nil {
-		s.log.Error("the secret of a tool cannot be unsealed; its calls are refused until it is set again", "tool", name, "error", err.Error())
-		c.Auth.Gone = true
-		return c, nil
-	}
-	c.Auth.Secrets = []string{string(secret)}
 	return c, nil
+}
+
+// fillSecret unseals the one secret that /v1/tools sets.
+func (s *sidecar) fillSecret(c *tool.Config, name string, members map[string]json.RawMessage, _ *tool.Config) error {
+	if members[sealedMember] == nil {
+		return nil
+	}
+	secret, err := s.unseal(name, members[sealedMember])
+	if err == nil {
+		c.Auth = &tool.AuthConfig{Type: "hmac_sha256", Secrets: []string{string(secret)}}
+	}
+	return err
+}
+
+// unseal opens what was sealed for the entry of that name.
+func (s *sidecar) unseal(name string, member json.RawMessage) ([]byte, error) {
+	var sealed string
+	_ = json.Unmarshal(member, &sealed)
+	if s.seal == nil {
+		return nil, errNoSeal
+	}
+	return s.seal.Open(name, sealed)
 }
 
 // PutTool changes the entry's fields that spec names, and its secret where one is given.
@@ -66,22 +80,27 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 	b.s.editing.Lock()
 	defer b.s.editing.Unlock()
 	entry := store.Entry{Kind: store.ToolEntry, Name: entryName(name, scope), Source: "api"}
-	filed, inFile := b.s.filed(entry.Name)
+	filed := b.s.filed(entry.Name)
 	members, standsOver := map[string]json.RawMessage{}, false
 	entry.Replaces = new(uint64)
 	for _, e := range b.s.store.Entries() {
 		if e.Kind == entry.Kind && e.Name == entry.Name {
 			entry.Replaces = &e.Revision
-			standsOver = inFile && (e.Source == "file" || overFile(e.Value))
-			if e.Source == "api" {
+			standsOver = filed != nil && (e.Source == "file" || overFile(e.Value))
+			if e.Source == "api" || b.s.redis != nil {
 				_ = json.Unmarshal(e.Value, &members)
 			}
 		}
 	}
-	if standsOver {
-		if err := b.owned(filed, spec, secret); err != nil {
+	if members[needsMember] != nil && filed == nil {
+		return &api.Owned{Message: "this tool stands in the configuration file of other sidecars; change it through one of them"}
+	}
+	if standsOver || members[needsMember] != nil {
+		if err := b.owned(*filed, spec, secret); err != nil {
 			return err
 		}
+	}
+	if standsOver && b.s.redis == nil { // there the entry itself holds what the file says
 		members[overMember] = json.RawMessage("true")
 	}
 	for field, value := range spec {
@@ -93,6 +112,7 @@ func (b registry) PutTool(ctx context.Context, name, scope string, spec map[stri
 		return &api.Invalid{Message: errNoSeal.Error()}
 	}
 	if secret != "" {
+		delete(members, needsMember)
 		members[sealedMember], _ = json.Marshal(b.s.seal.Seal(entry.Name, []byte(secret)))
 	}
 	c, err := b.s.toolOf(entry.Name, members, filed)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
+	"reflect"
 	"slices"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -24,7 +26,7 @@ type needs struct {
 func (n *needs) nothing() bool { return n.Type == "" && len(n.Headers) == 0 }
 
 func needsOf(t tool.Config) needs {
-	n := needs{Headers: slices.Sorted(maps.Keys(t.Headers))}
+	n := needs{Headers: slices.Sorted(maps.Keys(t.Headers))} // nil when there are none, as JSON reads it back
 	if t.Auth != nil {
 		n.Type, n.Scheme = t.Auth.Type, t.Auth.Scheme
 	}
@@ -48,43 +50,60 @@ func sharedTool(t tool.Config) ([]byte, error) {
 	return json.Marshal(members)
 }
 
-// sharedByFile reads a tool that some sidecar's file shared. Its secrets are those of this sidecar's own file; where
-// that has none of them the tool's calls are refused here.
-func (s *sidecar) sharedByFile(e store.Entry, own tool.Config, has bool) (tool.Config, error) {
-	if value, err := sharedTool(own); has && err == nil && string(value) == string(e.Value) {
-		return own, nil
+// sharedByFile reads a tool that some sidecar's file shared, where this one's own file has one of the name.
+func (s *sidecar) sharedByFile(e store.Entry, own *tool.Config) (tool.Config, error) {
+	if value, err := sharedTool(*own); err == nil && string(value) == string(e.Value) {
+		return *own, nil
 	}
-	if has {
-		s.log.Warn("a shared tool differs from the configuration file's and holds instead; `oo-sidecar apply -f FILE` changes it", "tool", e.Name)
-	}
-	members := map[string]json.RawMessage{}
-	if err := json.Unmarshal(e.Value, &members); err != nil {
-		return tool.Config{}, err
-	}
+	s.log.Warn("a shared tool differs from the configuration file's and holds instead; `oo-sidecar apply -f FILE` changes it", "tool", e.Name)
+	return s.toolEntry(e, own)
+}
+
+// fillNeeds takes what a shared tool is used with from this sidecar's own file.
+func (s *sidecar) fillNeeds(c *tool.Config, _ string, members map[string]json.RawMessage, own *tool.Config) error {
 	var n needs
-	if raw := members[needsMember]; raw != nil {
-		if err := json.Unmarshal(raw, &n); err != nil {
-			return tool.Config{}, err
-		}
-		delete(members, needsMember)
+	if members[needsMember] == nil {
+		return nil
 	}
-	spec, err := json.Marshal(members)
-	if err != nil {
-		return tool.Config{}, err
+	if err := json.Unmarshal(members[needsMember], &n); err != nil {
+		return err
 	}
-	c, err := config.ParseTool(spec)
-	if err != nil {
-		return c, err
-	}
-	have := needsOf(own)
-	if n.nothing() {
-		return c, nil
-	}
-	if !has || n.Type != have.Type || n.Scheme != have.Scheme || !slices.Equal(n.Headers, have.Headers) {
-		s.log.Error("a shared tool needs secrets that this sidecar's configuration file does not have; its calls are refused here", "tool", e.Name)
-		c.Auth = &tool.AuthConfig{Type: "hmac_sha256", Scheme: n.Scheme, Gone: true}
-		return c, nil
+	if own == nil || !reflect.DeepEqual(n, needsOf(*own)) || !sameTarget(*own, *c) {
+		return errNeeds
 	}
 	c.Auth, c.Headers = own.Auth, own.Headers
-	return c, nil
+	return nil
+}
+
+var errNeeds = errors.New("it is shared without its secrets, and this sidecar's configuration file does not have a tool of the name with the same url, match, auth and headers")
+
+// sameTarget says whether two tools send to the same place. Secrets of a file go nowhere else.
+func sameTarget(a, b tool.Config) bool {
+	return a.URL == b.URL && len(a.Match) == len(b.Match) && (len(a.Match) == 0 || reflect.DeepEqual(a.Match, b.Match))
+}
+
+// credentialsMember holds, sealed, all secrets of a tool that `apply` registered.
+const credentialsMember = "sealed_credentials"
+
+// credentials are all secrets of a tool.
+type credentials struct {
+	Auth    *tool.AuthConfig
+	Headers map[string]string
+}
+
+// fillCredentials unseals them.
+func (s *sidecar) fillCredentials(c *tool.Config, name string, members map[string]json.RawMessage, _ *tool.Config) error {
+	if members[credentialsMember] == nil {
+		return nil
+	}
+	data, err := s.unseal(name, members[credentialsMember])
+	if err != nil {
+		return err
+	}
+	var all credentials
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	c.Auth, c.Headers = all.Auth, all.Headers
+	return nil
 }

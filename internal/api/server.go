@@ -28,6 +28,7 @@ type Server struct {
 	Switches Switchboard
 	Unknowns Unknowns
 	Registry Registry
+	Apply    Applier
 	Audit    func(context.Context, audit.Query) ([]audit.Row, error)
 	Status   func() Status
 	Runs     Runs                // nil unless `oo-sidecar run` started this sidecar
@@ -99,6 +100,7 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/admin/v1/audit":            {"GET": s.queryAudit},
 		"/admin/v1/runs":             {"POST": s.join},
 		"/admin/v1/runs/{user}":      {"DELETE": s.leave},
+		"/admin/v1/apply":            {"POST": s.apply},
 		"/admin/v1/tools":            {"GET": s.listTools, "POST": s.putTool},
 		"/admin/v1/tools/{name}":     {"DELETE": s.deleteTool},
 		"/admin/v1/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
