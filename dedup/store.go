@@ -76,6 +76,7 @@ var (
 	ErrOvertaken      = errors.New("another holder has this key now") // a possible double execution
 	ErrDisabled       = errors.New("the agent is switched off")       // of Begin: found in the same step as the claim, where the switch is shared
 	ErrTooManyWaiters = errors.New("too many callers wait for this call")
+	ErrDenied         = errors.New("the store refuses to be asked") // beside ErrUnavailable: no tool's on_store_error waives it
 )
 
 // Claim asks for the right to run a call.
@@ -95,6 +96,9 @@ type Claim struct {
 	Shadow bool // limits are judged and reported in Begun.Shadow, and do not block
 	Light  bool // the claim need not be durable before Begin returns (effect read)
 	Forced bool // a Force-New
+
+	// FailOpen: the tool runs without a claim where the store takes none (on_store_error: allow).
+	FailOpen bool
 
 	// UnknownFor is how long an unknown outcome of this call stands in the way; it stays listed afterwards. 0: until it is
 	// resolved. Only calls of unregistered tools, for which nobody promised anything, set it.
@@ -142,6 +146,7 @@ type Begun struct {
 	Answer     *Answer   // Replay: never nil; Kept is false when the body is gone
 	Over       Limit
 	RetryAfter time.Duration // Over: until the window's edge
+	Waived     string        // Mine: the check that failed and that Claim.FailOpen waived; empty: none
 	Shadow     Limit         // the limit that would have blocked
 	Now        time.Time     // the store's time of this step
 }

@@ -41,7 +41,7 @@ func (s *Server) runJob(w http.ResponseWriter, r *http.Request, by *Key, f *fiel
 		return
 	}
 	job := &lease.Job{Run: newID(), Spec: spec, Agent: agent, RunID: or(plan.runID, key), Key: by.Name}
-	v := s.claimLease(w, r, by, key, lease.Claim{ID: newLeaseID(), TTL: by.ttl(ttl), Job: job})
+	v := s.claimLease(w, r, by, key, lease.Claim{ID: newLeaseID(), TTL: by.ttl(ttl), Job: job}, nil)
 	if v == nil {
 		s.work.leave()
 		return

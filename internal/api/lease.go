@@ -36,7 +36,8 @@ type leaseAnswer struct {
 	Usage         int64           `json:"usage"`
 	Limit         int64           `json:"limit"`
 	Charged       int             `json:"charged"`
-	Result        json.RawMessage `json:"result,omitempty"` // of a finished job
+	Result        json.RawMessage `json:"result,omitempty"` // of a finished job, and for sidecars
+	Budget        *shownBudget    `json:"budget,omitempty"` // of a sidecar's claim that is counted here
 }
 
 // acquireLease answers POST /v1/ai/lease.
@@ -47,14 +48,15 @@ func (s *Server) acquireLease(w http.ResponseWriter, r *http.Request, by *Key) {
 	}
 	key, ttl := f.text("key", maxKeyText), f.seconds("ttl")
 	about := f.within("metadata", f.object("metadata", maxRunSpec))
+	ext := f.remoteClaim(by)
 	if f.refuse(w) || !s.asItself(w, by, about.hint("agent_id")) {
 		return
 	}
-	s.claimLease(w, r, by, key, lease.Claim{ID: newLeaseID(), TTL: by.ttl(ttl)})
+	s.claimLease(w, r, by, key, lease.Claim{ID: ext.id, TTL: by.ttl(ttl)}, ext)
 }
 
 // claimLease claims and answers. It returns the view of a lease that was acquired.
-func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key string, c lease.Claim) *lease.View {
+func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key string, c lease.Claim, ext *remoteClaim) *lease.View {
 	if s.Leases == nil {
 		missing(w, "leases")
 		return nil
@@ -69,7 +71,26 @@ func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key
 		s.leaseless(w, "claim of a lease", err)
 		return nil
 	}
+	repeated := verdict == lease.Held && ext.proposes(view.ID)
+	if repeated {
+		verdict = lease.Acquired
+	}
+	var over *overBudget
+	if verdict == lease.Acquired && ext.charges() {
+		if over, err = s.reserve(r.Context(), by, key, &view, ext.budget); err != nil {
+			s.leaseless(w, "charge of a lease", err)
+			return nil
+		}
+	}
 	a := leaseAnswerOf(key, &view, q)
+	if ext.charges() {
+		a.Budget = over.shown()
+	}
+	if over != nil && over.limit != "" {
+		a.Status, a.OK, a.TTLLeft, a.RetryAfterSec = "over_limit", false, nil, &over.retry
+		answer(w, http.StatusOK, a)
+		return nil
+	}
 	n := noticeOf(w, by, key, &view)
 	switch verdict {
 	case lease.Acquired:
@@ -77,12 +98,16 @@ func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key
 		a.Status, a.LeaseID, a.TTLLeft, a.RetryAfterSec = "acquired", &view.ID, nil, nil
 		a.Charged = 1
 		a.Usage++
+		if repeated { // the answer to the first question was lost
+			a.Charged, n.Type = 0, ""
+			break
+		}
 		s.expired(by, key, &view)
 	case lease.Held:
 		n.Type, a.Status = "ai_in_progress", "polling"
 	case lease.Ended:
 		n.Type = "ai_finished"
-		if c.Job != nil {
+		if c.Job != nil || by.Role == Sidecar {
 			a.Result = view.Result
 		}
 	}

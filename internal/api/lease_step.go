@@ -76,7 +76,9 @@ func (s *Server) extendLease(w http.ResponseWriter, r *http.Request, by *Key) {
 	if seconds := p.f.seconds("ttl"); seconds > 0 {
 		st.TTL = by.ttl(seconds)
 	}
+	outcome := p.f.settlement(by, "")
 	if v := p.take(st, "ai_extended"); v != nil {
+		s.settle(p.id, outcome, v.Left(v.Now))
 		answer(w, http.StatusOK, stepAnswer{OK: true, Status: "extended", Key: p.key, TTL: int64(v.TTL / time.Second), Version: v.Version})
 	}
 }
@@ -92,11 +94,16 @@ func (s *Server) completeLease(w http.ResponseWriter, r *http.Request, by *Key) 
 	if st.Result != nil && st.ResultHash == "" {
 		st.ResultHash = resultHash(st.Result)
 	}
+	outcome := p.f.settlement(by, "done")
+	if by.Role != Agent {
+		st.Keep = min(time.Duration(p.f.seconds("keep_s"))*time.Second, lease.Kept)
+	}
 	a := stepAnswer{OK: true, Status: "completed", Key: p.key}
 	if len(st.Result) > maxResult {
 		st.Result, a.ResultKept = nil, new(bool)
 	}
 	if v := p.take(st, "ai_completed"); v != nil {
+		s.settle(p.id, outcome, 0)
 		a.Version, a.DoneAt, a.ResultHash = v.Version, instant(v.Done), word(v.ResultHash)
 		answer(w, http.StatusOK, a)
 	}
@@ -120,6 +127,7 @@ func (s *Server) failLease(w http.ResponseWriter, r *http.Request, by *Key) {
 	}
 	st := lease.Step{Act: lease.Fail, ErrorCode: p.f.text("error_code", maxWord), ErrorHash: p.f.optional("error_hash", maxWord)}
 	if v := p.take(st, "ai_failed"); v != nil {
+		s.settle(p.id, "failed", 0)
 		answer(w, http.StatusOK, stepAnswer{OK: true, Status: "failed", Key: p.key, Version: v.Version, DoneAt: instant(v.Done), ErrorCode: word(v.ErrorCode)})
 	}
 }
@@ -131,7 +139,9 @@ func (s *Server) cancelLease(w http.ResponseWriter, r *http.Request, by *Key) {
 		return
 	}
 	p.f.optional("reason", maxReason)
+	outcome := p.f.settlement(by, "not_sent")
 	if v := p.take(lease.Step{Act: lease.Cancel}, "ai_canceled"); v != nil {
+		s.settle(p.id, outcome, 0)
 		answer(w, http.StatusOK, stepAnswer{OK: true, Status: "canceled", Key: p.key, Version: v.Version})
 	}
 }

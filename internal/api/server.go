@@ -52,6 +52,7 @@ type Server struct {
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
+	charges charges                 // of leases that sidecars hold
 	waiting atomic.Int64            // sidecars that wait for a newer snapshot
 	keys    atomic.Pointer[Keyring] // swapped whole
 }

@@ -66,6 +66,7 @@ func (r *Record) members(e *encoder) {
 	e.cut("force_new", r.ForceNew, maxChosen)
 	e.text("fail_open", r.FailOpen)
 	e.text("guarantee", r.Guarantee)
+	e.text("limit_scope", r.LimitScope)
 	e.int("count", r.Count)
 	e.bool("recovered", r.Recovered)
 }

@@ -32,10 +32,11 @@ type Record struct {
 	Detail       string `json:"detail,omitempty"`           // of a refusal; never arguments, never secrets
 	FirstID      string `json:"first_request_id,omitempty"` // the request whose answer a duplicate got
 	ForceNew     string `json:"force_new,omitempty"`
-	FailOpen     string `json:"fail_open,omitempty"` // which check was waived
-	Guarantee    string `json:"guarantee,omitempty"` // "none" when the store was waived
-	Count        int    `json:"count,omitempty"`     // refusals that share this record, when more than one
-	Recovered    bool   `json:"recovered,omitempty"` // written by the start after a crash
+	FailOpen     string `json:"fail_open,omitempty"`   // which check was waived
+	Guarantee    string `json:"guarantee,omitempty"`   // "none" when the store was waived
+	LimitScope   string `json:"limit_scope,omitempty"` // "process" when the limits were counted by this sidecar alone, "control" by its control plane
+	Count        int    `json:"count,omitempty"`       // refusals that share this record, when more than one
+	Recovered    bool   `json:"recovered,omitempty"`   // written by the start after a crash
 }
 
 // Change is what the audit says of one operator's act.

@@ -64,6 +64,7 @@ func (p *passage) claim(ctx context.Context) *Reply {
 		return p.standing(ctx)
 	}
 	p.open = true
+	p.waived()
 	p.rec.Fence, p.rec.Attempt = b.Fence, b.Attempt
 	if !b.Taken { // a re-send is covered by the charge of the first attempt
 		p.rec.SpendUSD = p.cost.String()
@@ -73,11 +74,14 @@ func (p *passage) claim(ctx context.Context) *Reply {
 }
 
 func (p *passage) ask() *dedup.Claim {
+	if p.g.Scope != nil {
+		p.rec.LimitScope = p.g.Scope()
+	}
 	c := &dedup.Claim{
 		Keys: p.keys.Identities, Guards: p.keys.Guards, Nonce: rand.Uint64(),
 		Tenant: p.r.Tenant, Agent: p.r.Agent, Tool: p.name, Effect: p.tool.Effect, Timeout: p.tool.Timeout,
 		Cost: p.cost, Limits: p.policy.Limits(p.name), Shadow: p.policy.Shadow(),
-		Light: p.tool.Effect == tool.Read, Forced: p.r.ForceNew != "",
+		Light: p.tool.Effect == tool.Read, Forced: p.r.ForceNew != "", FailOpen: p.tool.FailOpen,
 	}
 	if p.tool.Unregistered {
 		c.UnknownFor = lightWindow
@@ -96,6 +100,16 @@ func (p *passage) intent() []byte {
 	return rec.Append(make([]byte, 0, recordBytes))
 }
 
+// waived notes that the claim holds here only: what is beyond the store could not be asked, and the tool permits that.
+func (p *passage) waived() {
+	if p.begun.Waived == "" {
+		return
+	}
+	p.g.Meter.FailOpen(p.begun.Waived)
+	p.g.Log(slog.LevelWarn, "a call runs under a claim of this sidecar alone: the control plane could not be asked and the tool is on_store_error: allow", "tool", p.name, "request_id", p.r.ID)
+	p.rec.FailOpen, p.rec.Guarantee = p.begun.Waived, "this sidecar"
+}
+
 // recordBytes is room for a usual audit record.
 const recordBytes = 768
 
@@ -111,7 +125,7 @@ func (p *passage) names(k dedup.Key, generation uint64) {
 // unclaimed decides what runs without a claim when the store takes none.
 func (p *passage) unclaimed(err error) *Reply {
 	p.g.Meter.StoreError("begin")
-	if !p.tool.FailOpen {
+	if !p.tool.FailOpen || errors.Is(err, dedup.ErrDenied) {
 		return p.refuse("store_unavailable", "The store takes no new claims, and this tool's calls need one.")
 	}
 	if p.tool.Effect == tool.Read && p.g.Audited != nil && !p.g.Audited() {

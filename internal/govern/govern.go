@@ -25,13 +25,14 @@ type Meter interface {
 type Governor struct {
 	Store    dedup.Store
 	Sender   Sender
-	Disabled func(agent string) bool         // the kill switch, asked several times in a request's life
-	Record   func(*audit.Record)             // appends a record that no claim carries
-	Audited  func() bool                     // false while records are lost: nothing runs without a claim then; nil: never
-	Watch    func(*audit.Record, *tool.Tool) // sees each record, once, before it is written, and may raise its risk; nil: nobody looks
-	Stale    func() error                    // why policies are too old for calls with effects; nil: never, or they are not
-	Scope    func() string                   // limit_scope of a call's record; nil: the store's own
-	Shown    func(dedup.Key) string          // the HMAC under which a key may be seen, 64 hex digits
+	Disabled func(agent string) bool                      // the kill switch, asked several times in a request's life
+	Record   func(*audit.Record)                          // appends a record that no claim carries
+	Audited  func() bool                                  // false while records are lost: nothing runs without a claim then; nil: never
+	Watch    func(*audit.Record, *tool.Tool)              // sees each record, once, before it is written, and may raise its risk; nil: nobody looks
+	Stale    func() error                                 // why policies are too old for calls with effects; nil: never, or they are not
+	Holds    func(fence uint64, need time.Duration) error // why a claim may end before an attempt of that length; nil: claims do not end
+	Scope    func() string                                // limit_scope of a call's record; nil: the store's own
+	Shown    func(dedup.Key) string                       // the HMAC under which a key may be seen, 64 hex digits
 	Meter    Meter
 	Log      func(level slog.Level, msg string, args ...any)
 	Limits   Limits

@@ -26,6 +26,9 @@ func (p *passage) send(ctx context.Context) *Reply {
 	if p.g.Disabled(p.r.Agent) {
 		return p.stopped()
 	}
+	if !p.holds() {
+		return p.giveBack("store_unavailable", "The lease of this call would have ended before the call.")
+	}
 	for n := 0; ; n++ {
 		a, err := p.attempt(n)
 		if err != nil {
@@ -36,11 +39,16 @@ func (p *passage) send(ctx context.Context) *Reply {
 		before := p.begun.Taken || p.sent
 		res := p.try(ctx, a)
 		v := p.judge(&res, before)
-		if !v.again || n >= p.tool.MaxRetries || !p.pause(ctx, n) || p.g.Disabled(p.r.Agent) || !p.renew(ctx) {
+		if !v.again || n >= p.tool.MaxRetries || !p.pause(ctx, n) || p.g.Disabled(p.r.Agent) || !p.renew(ctx) || !p.holds() {
 			return p.answer(&res, v)
 		}
 		res.drop()
 	}
+}
+
+// holds says whether the claim lasts for one more attempt.
+func (p *passage) holds() bool {
+	return p.g.Holds == nil || !p.open || p.g.Holds(p.begun.Fence, p.tool.Timeout) == nil
 }
 
 // judge says what the attempt means for the call. before: an earlier attempt may have run.

@@ -37,6 +37,7 @@ type Step struct {
 	ResultHash string        // Complete
 	ErrorCode  string        // Fail
 	ErrorHash  string        // Fail
+	Keep       time.Duration // Complete: how long the key is remembered; 0: Kept
 	Answer     []byte        // Note: what the action came to, JSON
 }
 
@@ -107,6 +108,9 @@ func (s State) finish(st Step, now time.Time) State {
 	switch st.Act {
 	case Complete:
 		s.Status, s.Result, s.ResultHash = Completed, st.Result, st.ResultHash
+		if st.Keep > 0 {
+			s.Until = now.Add(st.Keep)
+		}
 	case Fail:
 		s.Status, s.Result, s.ErrorCode, s.ErrorHash = Failed, st.Result, st.ErrorCode, st.ErrorHash
 	case Cancel:

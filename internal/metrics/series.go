@@ -82,7 +82,7 @@ var reasonIndex = func() map[string]int {
 
 // checks are what can be waived, ops the store's steps.
 var (
-	checks = []string{"store", "claim", "finish", "policy", "limits", "dedup", "signature", "destination", "kill_switch", "audit"}
+	checks = []string{"store", "control", "claim", "finish", "policy", "limits", "dedup", "signature", "destination", "kill_switch", "audit"}
 	ops    = []string{"begin", "finish", "wait", "read", "write", "audit", "resolve", "switch", "put", "open", "release", "body", "checkpoint", "sync"}
 )
 
