@@ -133,7 +133,7 @@ func (s *sidecar) status() api.Status {
 	st := api.Status{
 		Version: buildVersion(), Config: cfg.Path(), Digest: configDigest(cfg), Started: s.started, Agent: cfg.Agent.ID,
 		Proxy: s.listeners.proxy.Addr().String(), API: s.listeners.api.Addr().String(), Health: s.listeners.health.Addr().String(),
-		Journal: cfg.Store.Embedded.Dir, Guarantee: s.store.Guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
+		Journal: cfg.Store.Embedded.Dir, Guarantee: s.guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
 		Problems: map[string]string{},
 	}
 	if s.members != nil {
@@ -173,7 +173,7 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "version", Value: buildVersion()},
 		{Key: "instance", Value: s.instance},
 		{Key: "user", Value: fmt.Sprint(os.Getuid())},
-		{Key: "guarantee", Value: s.store.Guarantee()},
+		{Key: "guarantee", Value: s.guarantee()},
 		{Key: "store_created", Value: fmt.Sprint(s.store.Created())},
 		{Key: "journal", Value: st.Journal.ID},
 		{Key: "journal_bytes", Value: fmt.Sprint(st.Journal.Bytes)},

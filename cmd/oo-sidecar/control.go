@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,6 +29,7 @@ var errControlled = &api.Invalid{Message: "the control plane owns this entry; ch
 type controlled struct {
 	cfg      control.Config
 	follower *control.Follower
+	leases   *control.Leases // nil with lease: local
 	said     atomic.Pointer[said]
 }
 
@@ -60,13 +62,50 @@ func (s *sidecar) useControl(cfg *config.Config) error {
 	s.control.follower, err = control.Follow(cfg.Control, control.Options{
 		Dir: controlDir(cfg), Agents: s.agents, Apply: s.obey, Alarm: s.metrics.RollbackRefused, Fresh: s.metrics.Current, Log: s.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	s.governor.Scope = s.control.scope
+	if cfg.Control.Lease != "remote" {
+		return nil
+	}
+	if s.control.leases, err = control.NewLeases(s.store, s.control.follower, s.metrics.DoubleExecution); err != nil {
+		return err
+	}
+	s.governor.Store, s.governor.Holds = s.control.leases, s.control.leases.Holds
+	return nil
+}
+
+// scope says who counts calls against limits.
+func (c *controlled) scope() string {
+	if c.leases != nil && c.follower.Native() {
+		return "control"
+	}
+	return "process"
+}
+
+// end says what is still owed to the control plane and ends.
+func (c *controlled) end(ctx context.Context) {
+	if c != nil && c.leases != nil {
+		_ = c.leases.Close(ctx)
+	}
+}
+
+// guarantee says in words what this sidecar promises of a call.
+func (s *sidecar) guarantee() string {
+	if s.control == nil || s.control.leases == nil {
+		return s.store.Guarantee()
+	}
+	return s.store.Guarantee() + "; on this sidecar. Between sidecars: at most once while the control plane keeps its leases (a sidecar that dies or is paused for longer than its lease may have run a call that another one then runs)"
 }
 
 // startControl has the control plane be followed, once this sidecar serves.
 func (s *sidecar) startControl() {
 	if s.control != nil {
 		go s.control.follower.Run(s.ctx)
+		if s.control.leases != nil {
+			go s.control.leases.Run(s.ctx)
+		}
 	}
 }
 
@@ -259,6 +298,10 @@ func (c *controlled) lines(*sidecar) []health.Line {
 		lines = append(lines, health.Line{Key: "control_promises", Value: fmt.Sprintf("policies and tools only, by polling every %s; its kill switch is not seen here, and an older policy cannot be told from a newer one", c.cfg.Poll)})
 	default:
 		lines = append(lines, health.Line{Key: "control_promises", Value: fmt.Sprintf("policies, tools and the switches of this sidecar's agents, by polling every %s; an older policy cannot be told from a newer one", c.cfg.Poll)})
+	}
+	lines = append(lines, health.Line{Key: "limit_scope", Value: c.scope()})
+	if c.leases != nil {
+		lines = append(lines, health.Line{Key: "leases", Value: c.leases.State()})
 	}
 	if s != nil && len(s.Ignored) > 0 {
 		lines = append(lines, health.Line{Key: "control_ignored", Value: strings.Join(s.Ignored, ", ")})

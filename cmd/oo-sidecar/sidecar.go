@@ -325,6 +325,7 @@ func (s *sidecar) close(ctx context.Context) error {
 	if s.upstream != nil {
 		s.upstream.Close()
 	}
+	s.control.end(ctx)
 	return s.store.Close(ctx)
 }
 

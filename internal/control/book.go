@@ -1,0 +1,271 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/dedup"
+)
+
+// held is a lease that this sidecar holds, or of which it still has to say how its call ended.
+type held struct {
+	Key     string        `json:"key"` // as it goes out
+	ID      string        `json:"id"`
+	Local   dedup.Key     `json:"local"` // under which the local store knows the call; zero: it has no key
+	Print   string        `json:"print,omitempty"`
+	Fence   uint64        `json:"fence"`
+	Timeout time.Duration `json:"timeout"`
+	TTL     time.Duration `json:"ttl"`
+	Until   time.Time     `json:"until"` // when the lease ends, by this machine's clock
+	Again   bool          `json:"again"` // an earlier attempt may have run
+	Say     string        `json:"say,omitempty"`
+	Outcome string        `json:"outcome,omitempty"`
+	Hash    string        `json:"hash,omitempty"`
+	Keep    time.Duration `json:"keep,omitempty"`
+	GiveUp  time.Time     `json:"give_up,omitzero"` // when nobody asks for the word any more
+
+	result json.RawMessage // with Say complete; not kept on disk
+	next   time.Time       // when to act
+	busy   bool            // somebody acts
+	tries  int
+}
+
+// What is to be said of a lease. Empty: its call runs.
+const (
+	sayComplete = "complete" // it ran
+	sayCancel   = "cancel"   // it did not, or the tool refused it: the key is free
+	sayHold     = "extend"   // nobody knows: the key stays taken
+	held30      = "held"     // that has been said; an operator resolves the call
+)
+
+// line is one entry of the book's file.
+type line struct {
+	Held *held  `json:"held,omitempty"`
+	Gone string `json:"gone,omitempty"` // id of a lease that is settled
+}
+
+// book is what this sidecar holds, in memory and in a file that is appended to.
+type book struct {
+	name string
+
+	mu      sync.Mutex
+	byID    map[string]*held // guarded by mu
+	byFence map[uint64]*held // guarded by mu
+	byKey   map[string]*held // guarded by mu: of calls that have a key
+	file    *os.File         // guarded by mu
+	lines   int              // guarded by mu: in the file
+	dirty   bool             // guarded by mu: not synced
+	failed  error            // guarded by mu: of the last write
+}
+
+const (
+	bookFile = "leases.jsonl"
+	maxHeld  = 100_000
+)
+
+// openBook reads what was held when the last process ended.
+func openBook(dir string) (*book, error) {
+	b := &book{name: filepath.Join(dir, bookFile), byID: map[string]*held{}, byFence: map[uint64]*held{}, byKey: map[string]*held{}}
+	f, err := os.Open(b.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil {
+		scan := bufio.NewScanner(f)
+		scan.Buffer(nil, 1<<20)
+		for scan.Scan() {
+			var l line
+			if json.Unmarshal(scan.Bytes(), &l) != nil {
+				continue // torn by a crash: what it said is as if it had not been said
+			}
+			if l.Held != nil {
+				b.index(l.Held)
+			} else if h := b.byID[l.Gone]; h != nil {
+				b.forget(h)
+			}
+		}
+		err = errors.Join(scan.Err(), f.Close())
+		if err != nil {
+			return nil, err
+		}
+	}
+	return b, b.rewrite()
+}
+
+// index takes h in, in place of what stood under its id. Call it with mu held.
+func (b *book) index(h *held) {
+	if old := b.byID[h.ID]; old != nil {
+		b.forget(old)
+	}
+	b.byID[h.ID], b.byFence[h.Fence] = h, h
+	if h.Local != (dedup.Key{}) {
+		b.byKey[h.Key] = h
+	}
+}
+
+// forget takes h out. Call it with mu held.
+func (b *book) forget(h *held) {
+	delete(b.byID, h.ID)
+	if b.byFence[h.Fence] == h {
+		delete(b.byFence, h.Fence)
+	}
+	if b.byKey[h.Key] == h {
+		delete(b.byKey, h.Key)
+	}
+}
+
+// rewrite makes the file anew, of what is held. Call it with mu held, or before anybody else knows b.
+func (b *book) rewrite() error {
+	var text []byte
+	for _, h := range b.byID {
+		row, err := json.Marshal(line{Held: h})
+		if err != nil {
+			return err
+		}
+		text = append(append(text, row...), '\n')
+	}
+	if err := replace(b.name, text); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(b.name, os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if b.file != nil {
+		_ = b.file.Close()
+	}
+	b.file, b.lines, b.dirty, b.failed = f, len(b.byID), false, nil
+	return nil
+}
+
+// append writes a line. Call it with mu held.
+func (b *book) append(l line) error {
+	row, err := json.Marshal(l)
+	if err == nil {
+		_, err = b.file.Write(append(row, '\n'))
+	}
+	b.lines, b.dirty, b.failed = b.lines+1, true, err
+	return err
+}
+
+// put takes h in and writes it.
+func (b *book) put(h *held) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.index(h)
+	return b.append(line{Held: h})
+}
+
+// done forgets a lease that is settled.
+func (b *book) done(h *held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byID[h.ID] != h {
+		return
+	}
+	b.forget(h)
+	_ = b.append(line{Gone: h.ID})
+}
+
+// change edits h and writes it, unless it is settled.
+func (b *book) change(h *held, edit func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	edit()
+	if b.byID[h.ID] == h {
+		_ = b.append(line{Held: h})
+	}
+}
+
+func (b *book) ofFence(fence uint64) *held {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.byFence[fence]
+}
+
+// take finds the lease of a key that is to be given back or is held for an operator; mine if nobody acts on it. It is then
+// busy.
+func (b *book) take(key string) (h *held, say string, mine bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h = b.byKey[key]
+	if h == nil || h.Say == "" || h.Say == sayComplete {
+		return nil, "", false
+	}
+	if mine = !h.busy; mine {
+		h.busy = true
+	}
+	return h, h.Say, mine
+}
+
+// due are leases for which it is time to act; they are busy until acted or put.
+func (b *book) due(now time.Time, most int) (list []*held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, h := range b.byID {
+		if len(list) == most {
+			break
+		}
+		if !h.busy && !now.Before(h.next) {
+			h.busy = true
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+// acted says when to act next.
+func (b *book) acted(h *held, next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h.busy, h.next = false, next
+}
+
+// tend syncs what was written, and shortens the file when most of it is settled.
+func (b *book) tend() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lines > 1000 && b.lines > 4*len(b.byID) || b.failed != nil {
+		return b.rewrite()
+	}
+	if !b.dirty {
+		return nil
+	}
+	b.dirty = false
+	return b.file.Sync()
+}
+
+// counts are how many leases are held for running calls, to be said of, and held for an operator.
+func (b *book) counts() (running, owed, unknown int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, h := range b.byID {
+		switch h.Say {
+		case "":
+			running++
+		case held30:
+			unknown++
+		default:
+			owed++
+		}
+	}
+	return running, owed, unknown
+}
+
+func (b *book) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.byID) >= maxHeld || b.failed != nil
+}
+
+func (b *book) close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.Join(b.file.Sync(), b.file.Close())
+}
