@@ -19,7 +19,7 @@ const module = "github.com/oo-sidecar/oo-sidecar/"
 // may import nothing of ours; cmd may import anything.
 var mayImport = map[string][]string{
 	"config":                   {"internal/tool", "policy", "proxy", "internal/store", "internal/api", "internal/govern", "internal/journal", "internal/control"},
-	"internal/control":         {"dedup", "internal/tool", "internal/audit"},
+	"internal/control":         {"dedup", "hmac", "internal/tool", "internal/audit"},
 	"proxy":                    {"internal/govern", "internal/tool", "internal/audit"},
 	"internal/govern":          {"dedup", "policy", "hmac", "internal/tool", "internal/audit"},
 	"internal/api":             {"internal/activity", "internal/listen", "internal/govern", "internal/lease", "internal/tool", "policy", "internal/audit", "dedup"},
