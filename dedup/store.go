@@ -160,7 +160,7 @@ type End struct {
 	Keep    time.Duration // how long the record stays after Done or Failed; 0 releases the keys. NotSent always releases them; Unknown stays until resolved
 	Answer  *Answer       // what duplicates get; nil when there is none
 	Refusal string        // code of the sidecar's own refusal that waiting duplicates get when there is no answer
-	Record  []byte        // the audit record, written in the same step
+	Record  []byte        // the audit record, written in the same step; the store keeps nothing of it
 	Light   bool          // need not be durable before Finish returns (effect read)
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
@@ -96,10 +97,13 @@ func (p *passage) finish(v verdict, a *dedup.Answer, refusal string) {
 	}
 	p.open = false
 	p.watch()
+	record := records.Get().(*[]byte)
+	*record = p.rec.Append((*record)[:0])
 	err := p.g.Store.Finish(context.Background(), &dedup.End{
 		Keys: p.keys.Identities, Fence: p.begun.Fence, Nonce: p.nonce, Outcome: v.outcome, Keep: v.keep,
-		Answer: a, Refusal: refusal, Record: p.rec.Append(make([]byte, 0, recordBytes)), Light: p.tool.Effect == tool.Read,
+		Answer: a, Refusal: refusal, Record: *record, Light: p.tool.Effect == tool.Read,
 	})
+	records.Put(record)
 	p.leave()
 	p.unfinished(err)
 	if !p.settled {
@@ -107,6 +111,9 @@ func (p *passage) finish(v verdict, a *dedup.Answer, refusal string) {
 		p.count()
 	}
 }
+
+// records are buffers for encoded audit records: a store keeps nothing of one.
+var records = sync.Pool{New: func() any { b := make([]byte, 0, recordBytes); return &b }}
 
 // unfinished says what it means that the store did not simply take an end.
 func (p *passage) unfinished(err error) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,11 +46,11 @@ type passage struct {
 func (g *Governor) open(r *Request) *passage {
 	g.running.Add(1)
 	p := passages.Get().(*passage)
-	*p = passage{g: g, s: g.Snapshot(), r: r, rec: audit.Record{
-		Time: r.Arrived.UTC(), AgentID: r.Agent, Tenant: r.Tenant, Route: string(r.Route), Method: r.Method,
-		RequestID: r.ID, RunID: r.RunID, Decision: string(Blocked), RiskLevel: string(policy.Low),
-		Outcome: dedup.NotSent.String(), SpendUSD: "0", Tool: r.Name, Host: r.Target.Authority,
-	}}
+	p.g, p.s, p.r = g, g.Snapshot(), r // field by field: it is empty, and a copy of the whole costs more than all of them
+	rec := &p.rec
+	rec.Time, rec.AgentID, rec.Tenant, rec.RequestID, rec.RunID = r.Arrived.UTC(), r.Agent, r.Tenant, r.ID, r.RunID
+	rec.Route, rec.Method, rec.Tool, rec.Host = string(r.Route), r.Method, r.Name, r.Target.Authority
+	rec.Decision, rec.RiskLevel, rec.Outcome, rec.SpendUSD = string(Blocked), string(policy.Low), dedup.NotSent.String(), "0"
 	return p
 }
 
@@ -153,13 +154,11 @@ func (p *passage) refuseWith(d Decision, f *Refusal) *Reply {
 // ours, which says which audit record.
 func (p *passage) reply(r *Reply) *Reply {
 	r.Decision, r.Reason, r.Outcome, r.Key = Decision(p.rec.Decision), p.rec.PolicyReason, p.rec.Outcome, short(p.rec.Key)
-	h := make([]tool.Header, 0, len(r.Header)+5)
-	for _, f := range r.Header {
-		if !sameField(f.Name, "X-Request-Id") {
-			h = append(h, f)
-		}
+	h := r.Header
+	if slices.ContainsFunc(h, isRequestID) {
+		h = slices.DeleteFunc(slices.Clone(h), isRequestID)
 	}
-	h = append(h, tool.Header{Name: "X-OnceOnly-Decision", Value: p.rec.Decision}, tool.Header{Name: "X-OnceOnly-Reason", Value: r.Reason})
+	h = append(slices.Grow(h, 5), tool.Header{Name: "X-OnceOnly-Decision", Value: p.rec.Decision}, tool.Header{Name: "X-OnceOnly-Reason", Value: r.Reason})
 	if r.Outcome != "" {
 		h = append(h, tool.Header{Name: "X-OnceOnly-Outcome", Value: r.Outcome})
 	}
@@ -169,6 +168,8 @@ func (p *passage) reply(r *Reply) *Reply {
 	r.Header = append(h, tool.Header{Name: "X-Request-Id", Value: p.r.ID})
 	return r
 }
+
+func isRequestID(h tool.Header) bool { return sameField(h.Name, "X-Request-Id") }
 
 // short is how much of a shown key answers carry: 16 hex digits.
 func short(key string) string { return key[:min(len(key), 16)] }
