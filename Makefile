@@ -2,7 +2,7 @@
 # make test   install what the tests need, then run all of them
 # make lint   formatting, vet, staticcheck
 # make fuzz   every fuzz target for FUZZTIME: a number of inputs, such as 50000x (a time, such as 5s, may end in a false "context deadline exceeded")
-# make bench  the side-by-side benchmarks (minutes; installs nginx)
+# make bench  the side-by-side benchmarks (minutes; installs nginx; with redis-server from make tools, Redis too)
 # make soak   the long tests (an hour)
 
 GO       ?= go
@@ -40,6 +40,7 @@ fuzz:
 
 bench: build
 	./bench/run.sh
+	OO_BENCH=1 $(GO) test ./internal/store -run TestRedisFigures -v -count=1 -timeout 10m
 
 soak: build
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -count=1 -timeout 90m ./...

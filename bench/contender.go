@@ -16,6 +16,7 @@ type contender struct {
 	path    string
 	must    string // a line of every answer
 	differ  bool   // every call has arguments of its own
+	sheds   bool   // may answer 503 when its store does not keep up; others must not
 
 	dialog func(*caller, uint64) error // the requests of one call; nil: one request for path
 
@@ -50,6 +51,7 @@ const (
 type field struct {
 	contenders []contender
 	sidecar    *sidecar
+	shared     *sidecar // on Redis; nil: there is none
 	others     []*process
 }
 
@@ -78,7 +80,7 @@ func startField(ctx context.Context, s settings, dir, toolAddress string) (*fiel
 	replay := first
 	replay.name, replay.must, replay.differ = nameReplay, replayed, false // of call 0, made at start
 	f.contenders = append(f.contenders, first, replay)
-	return f, nil
+	return f, f.addRedis(ctx, s, dir, toolAddress)
 }
 
 func (f *field) add(name string, p *process, address string) {
@@ -87,10 +89,12 @@ func (f *field) add(name string, p *process, address string) {
 }
 
 func (f *field) stop() {
+	for _, s := range []*sidecar{f.sidecar, f.shared} { // before the Redis that one of them stands on
+		if s != nil && s.process != nil {
+			s.stop()
+		}
+	}
 	for _, p := range f.others {
 		p.stop()
-	}
-	if f.sidecar != nil && f.sidecar.process != nil {
-		f.sidecar.stop()
 	}
 }

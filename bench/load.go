@@ -24,6 +24,9 @@ const (
 	replayed = "Idempotent-Replayed: true"
 )
 
+// errShed is a refusal with 503: the store behind could not keep up. The connection goes on.
+var errShed = errors.New("503")
+
 // caller makes calls over one connection, one after the other. It writes prepared bytes and reads only what tells
 // that the answer is right, so that the load costs little beside what it measures.
 type caller struct {
@@ -36,6 +39,7 @@ type caller struct {
 	dialog func(*caller, uint64) error // instead of request; nil: none
 
 	done   atomic.Int64 // calls answered; read by the one that measures
+	shed   atomic.Int64 // calls refused with 503
 	_      [64]byte     // keeps the next caller's counter off this cache line
 	failed error        // owned by the calling goroutine until it returned
 }
@@ -85,7 +89,7 @@ func (c *caller) read() error {
 	if err != nil {
 		return err
 	}
-	right := bytes.HasPrefix(status, []byte("HTTP/1.1 200 "))
+	right, away := bytes.HasPrefix(status, []byte("HTTP/1.1 200 ")), bytes.HasPrefix(status, []byte("HTTP/1.1 503 "))
 	length, marked := -1, c.must == nil
 	for {
 		line, err := c.in.ReadSlice('\n')
@@ -108,6 +112,9 @@ func (c *caller) read() error {
 		return err
 	}
 	body, _ := io.ReadAll(io.LimitReader(c.in, int64(min(max(length, 0), 1000))))
+	if away && len(body) == length {
+		return errShed
+	}
 	return fmt.Errorf("not the answer that is measured (status 200, %d bytes, %q): status 200 %t, %d bytes, marked %t: %s", answerBytes, c.must, right, length, marked, body)
 }
 
@@ -148,7 +155,14 @@ func startLoad(to contender, callers int, first uint64) (*load, error) {
 		}
 		l.running.Go(func() {
 			for !l.quit.Load() {
-				if c.failed = c.call(number); c.failed != nil {
+				c.failed = c.call(number)
+				if to.sheds && errors.Is(c.failed, errShed) {
+					c.failed = nil
+					c.shed.Add(1)
+					time.Sleep(10 * time.Millisecond)
+					continue
+				}
+				if c.failed != nil {
 					return
 				}
 				c.done.Add(1)
@@ -164,6 +178,15 @@ func (l *load) calls() int64 {
 	var n int64
 	for _, c := range l.callers {
 		n += c.done.Load()
+	}
+	return n
+}
+
+// refused is how many calls were refused with 503.
+func (l *load) refused() int64 {
+	var n int64
+	for _, c := range l.callers {
+		n += c.shed.Load()
 	}
 	return n
 }

@@ -62,6 +62,9 @@ func (r *results) print(out io.Writer) {
 		}
 	}
 	t.flush()
+	if n := r.shed(nameRedis); n > 0 {
+		fmt.Fprintf(out, "  %q refused %d calls with 503 and answered %d: this machine had too little time for Redis\n\n", nameRedis, n, r.calls(nameRedis))
+	}
 }
 
 // printWanted shows what is wanted beside what was seen. It judges and asserts nothing: a shared machine bends it.

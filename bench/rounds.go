@@ -17,6 +17,7 @@ type sample struct {
 	perSecond float64
 	cpu       float64 // seconds of the process under test per 100,000 calls
 	calls     int64   // all that were answered, those of the warm-up too
+	shed      int64   // all that were refused with 503
 }
 
 // results are the samples by contender and number of callers, one a round.
@@ -59,7 +60,7 @@ func measure(ctx context.Context, s settings, c contender, callers int, first ui
 	}
 	defer func() {
 		err = errors.Join(err, l.stop())
-		got.calls = l.calls()
+		got.calls, got.shed = l.calls(), l.refused()
 	}()
 	if err := wait(ctx, s.warm); err != nil {
 		return sample{}, err
@@ -108,6 +109,16 @@ func (r *results) calls(name string) (n int64) {
 	for _, samples := range r.samples[name] {
 		for _, s := range samples {
 			n += s.calls
+		}
+	}
+	return n
+}
+
+// shed is how many calls of a contender were refused with 503 in the whole run.
+func (r *results) shed(name string) (n int64) {
+	for _, samples := range r.samples[name] {
+		for _, s := range samples {
+			n += s.shed
 		}
 	}
 	return n
