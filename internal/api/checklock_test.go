@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/lease"
 )
 
@@ -116,17 +117,17 @@ func TestAThousandCallersOneLock(t *testing.T) {
 	all := sync.WaitGroup{}
 	for range 1000 {
 		all.Go(func() {
-			l, err := (&sdk{base: h.http.URL, key: botKey}).checkLock("invoice", 60)
+			l, err := (&apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}).CheckLock("invoice", 60)
 			switch {
 			case err != nil:
 				t.Error(err)
-			case l.failOpen:
+			case l.FailOpen:
 				t.Error("a caller failed open")
-			case l.locked:
+			case l.Locked:
 				locked.Add(1)
 			default:
 				duplicate.Add(1)
-				seen.Store(l.firstSeen, true)
+				seen.Store(l.FirstSeen, true)
 			}
 		})
 	}
@@ -178,7 +179,7 @@ func TestCheckLockFailsClosed(t *testing.T) {
 	closed(t, "closed store", h)
 	h = newHouse(t, setup{})
 	h.gov.Draining.Store(true)
-	if l, err := (&sdk{base: h.http.URL, key: opsKey}).checkLock("k", 60); err != nil || !l.locked || l.failOpen {
+	if l, err := (&apitest.SDK{Description: openapi, Base: h.http.URL, Key: opsKey}).CheckLock("k", 60); err != nil || !l.Locked || l.FailOpen {
 		t.Errorf("while draining: %+v %v", l, err)
 	}
 }
@@ -189,7 +190,7 @@ func closed(t *testing.T, name string, h *house) {
 	if g.status != http.StatusTooManyRequests || g.header.Get("Retry-After") != "1" || g.detail() != "rate_limited" {
 		t.Errorf("%s: %d %v %s", name, g.status, g.header, g.text)
 	}
-	if l, err := (&sdk{base: h.http.URL, key: opsKey, retries: 1}).checkLock("k", 60); err == nil || l.locked || l.failOpen {
+	if l, err := (&apitest.SDK{Description: openapi, Base: h.http.URL, Key: opsKey, Retries: 1}).CheckLock("k", 60); err == nil || l.Locked || l.FailOpen {
 		t.Errorf("%s: the client goes on: %+v %v", name, l, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/policy"
 )
@@ -25,13 +26,13 @@ func (h *house) finished(key string) got {
 
 func TestAJob(t *testing.T) {
 	h := newHouse(t, setup{tools: []tool.Config{charge("/a"), charge("/b")}})
-	c := &sdk{base: h.http.URL, key: botKey}
+	c := &apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}
 	actions := []any{
 		map[string]any{"tool": "a", "args": map[string]any{"n": 1}},
 		map[string]any{"tool": "b", "spend_usd": 0.5},
 	}
-	r, err := c.runAndWait("nightly", map[string]any{"run_id": "run 1", "actions": actions})
-	if err != nil || !r.ok || r.status != "completed" {
+	r, err := c.RunAndWait("nightly", map[string]any{"run_id": "run 1", "actions": actions})
+	if err != nil || !r.OK || r.Status != "completed" {
 		t.Fatalf("%+v %v", r, err)
 	}
 	want := `{"ok":true,"actions":[{"tool":"a","decision":"executed","policy_reason":"ok","result":{"id":"ch_1"}},{"tool":"b","decision":"executed","policy_reason":"ok","result":{"id":"ch_1"}}]}`
@@ -248,8 +249,8 @@ func TestManyCallersOneJob(t *testing.T) {
 	var all sync.WaitGroup
 	for range 100 {
 		all.Go(func() {
-			r, err := (&sdk{base: h.http.URL, key: botKey}).runAndWait("k", map[string]any{"actions": []any{map[string]any{"tool": "a"}}})
-			if err != nil || !r.ok || r.status != "completed" {
+			r, err := (&apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}).RunAndWait("k", map[string]any{"actions": []any{map[string]any{"tool": "a"}}})
+			if err != nil || !r.OK || r.Status != "completed" {
 				t.Errorf("%+v %v", r, err)
 			}
 		})

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 )
 
 func TestLeaseOnTheWire(t *testing.T) {
@@ -184,11 +186,11 @@ func TestRunFn(t *testing.T) {
 		var all sync.WaitGroup
 		for range 200 {
 			all.Go(func() {
-				c := &sdk{base: h.http.URL + "/", key: botKey, typed: typed}
-				r, err := c.runFn(fmt.Sprint("job", typed), 60, func() (map[string]any, error) {
+				c := &apitest.SDK{Description: openapi, Base: h.http.URL + "/", Key: botKey, Typed: typed}
+				r, err := c.RunFn(fmt.Sprint("job", typed), 60, func() (map[string]any, error) {
 					return map[string]any{"n": ran.Add(1)}, nil
 				})
-				if err != nil || !r.ok || r.status != "completed" || r.result["n"] != 1.0 {
+				if err != nil || !r.OK || r.Status != "completed" || r.Result["n"] != 1.0 {
 					t.Errorf("%+v %v", r, err)
 				}
 			})
@@ -202,12 +204,12 @@ func TestRunFn(t *testing.T) {
 
 func TestRunFnThatFails(t *testing.T) {
 	h := newHouse(t, setup{})
-	c := &sdk{base: h.http.URL, key: botKey}
-	if _, err := c.runFn("k", 60, func() (map[string]any, error) { return nil, errors.New("no") }); err == nil {
+	c := &apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}
+	if _, err := c.RunFn("k", 60, func() (map[string]any, error) { return nil, errors.New("no") }); err == nil {
 		t.Fatal("no error")
 	}
-	r, err := c.runFn("k", 60, func() (map[string]any, error) { t.Error("a failed key ran again"); return nil, nil })
-	if err != nil || r.ok || r.status != "failed" || r.errorCode != "fn_error" {
+	r, err := c.RunFn("k", 60, func() (map[string]any, error) { t.Error("a failed key ran again"); return nil, nil })
+	if err != nil || r.OK || r.Status != "failed" || r.ErrorCode != "fn_error" {
 		t.Fatalf("%+v %v", r, err)
 	}
 }

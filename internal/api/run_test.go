@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/policy"
@@ -32,8 +33,8 @@ func charge(path string) tool.Config {
 
 func TestToolCallOnTheWire(t *testing.T) {
 	h := newHouse(t, setup{tools: []tool.Config{charge("/charge")}})
-	c := &sdk{base: h.http.URL, key: botKey}
-	first, err := c.runTool("support_bot", "charge", map[string]any{"amount": 99.5, "run_id": "run x/y"}, map[string]any{"spend_usd": 1.0})
+	c := &apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}
+	first, err := c.RunTool("support_bot", "charge", map[string]any{"amount": 99.5, "run_id": "run x/y"}, map[string]any{"spend_usd": 1.0})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func TestToolCallOnTheWire(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, first[name], want)
 		}
 	}
-	again, err := c.runTool("support_bot", "charge", map[string]any{"run_id": "another", "amount": 99.5}, nil)
+	again, err := c.RunTool("support_bot", "charge", map[string]any{"run_id": "another", "amount": 99.5}, nil)
 	if err != nil || again["decision"] != "dedup" || again["allowed"] != true || again["policy_reason"] != "tool_idempotency" || !equal(again["result"], first["result"]) || again["spend_usd"] != 0.0 {
 		t.Errorf("%v %v", again, err)
 	}
@@ -59,7 +60,7 @@ func TestToolCallOnTheWire(t *testing.T) {
 	if got := strings.Join(h.line("another"), " "); got != "run_started:started tool_call:start tool_result:dedup run_finished:completed" {
 		t.Error(got)
 	}
-	generated, err := c.runTool("support_bot", "charge", nil, nil)
+	generated, err := c.RunTool("support_bot", "charge", nil, nil)
 	if id, _ := generated["run_id"].(string); err != nil || !strings.HasPrefix(id, "run_") || len(h.line(id)) != 4 {
 		t.Errorf("%v %v", generated, err)
 	}
@@ -314,8 +315,8 @@ func TestADuplicateWhileItRuns(t *testing.T) {
 	})
 	var gone sync.WaitGroup
 	gone.Go(func() {
-		c := &sdk{base: h.http.URL, key: opsKey, timeout: 100 * time.Millisecond}
-		if _, err := c.runTool("a", "slow", nil, nil); err == nil {
+		c := &apitest.SDK{Description: openapi, Base: h.http.URL, Key: opsKey, Timeout: 100 * time.Millisecond}
+		if _, err := c.RunTool("a", "slow", nil, nil); err == nil {
 			t.Error("an answer before the tool gave one")
 		}
 	})
@@ -349,7 +350,7 @@ func TestWaitersGetTheAnswer(t *testing.T) {
 	var all sync.WaitGroup
 	for range 40 {
 		all.Go(func() {
-			r, err := (&sdk{base: h.http.URL, key: botKey}).runTool("support_bot", "slow", map[string]any{"x": 1}, nil)
+			r, err := (&apitest.SDK{Description: openapi, Base: h.http.URL, Key: botKey}).RunTool("support_bot", "slow", map[string]any{"x": 1}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil || r["allowed"] != true || !equal(r["result"], map[string]any{"n": 1}) {
@@ -369,11 +370,11 @@ func TestADuplicateIsToldInTime(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, setup{tools: []tool.Config{charge("/slow")}})
 	reached, gate := h.tool.hang("/slow")
-	c := &sdk{base: h.http.URL, key: opsKey}
+	c := &apitest.SDK{Description: openapi, Base: h.http.URL, Key: opsKey}
 	var first sync.WaitGroup
-	first.Go(func() { _, _ = c.runTool("a", "slow", nil, nil) })
+	first.Go(func() { _, _ = c.RunTool("a", "slow", nil, nil) })
 	<-reached
-	r, err := c.runTool("a", "slow", nil, nil)
+	r, err := c.RunTool("a", "slow", nil, nil)
 	if err != nil || r["policy_reason"] != "in_flight" || r["allowed"] != false {
 		t.Errorf("%v %v", r, err)
 	}

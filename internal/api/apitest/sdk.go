@@ -1,4 +1,4 @@
-package api_test
+package apitest
 
 import (
 	"bytes"
@@ -13,40 +13,41 @@ import (
 	"time"
 )
 
-// sdk speaks to a server as both OnceOnly SDKs do: it sends what they send, reads what they read and nothing else,
+// SDK speaks to a server as both OnceOnly SDKs do: it sends what they send, reads what they read and nothing else,
 // retries where they retry, and fails open where they do. A type that either of them would not take is an error.
-type sdk struct {
-	base, key string
-	retries   int           // max_retries_429
-	typed     bool          // the TypeScript one: takes a field only with its own JSON type
-	timeout   time.Duration // 5 s
-	failShut  bool          // fail_open=False
+type SDK struct {
+	Description *Description // what every answer is held against; one that is not as described panics
+	Base, Key   string
+	Retries     int           // max_retries_429
+	Typed       bool          // the TypeScript one: its first heartbeat comes after an interval
+	Timeout     time.Duration // 0: 5 s
+	FailShut    bool          // fail_open=False
 }
 
-// errors as the SDKs have them.
-type apiError struct {
-	kind   string // ApiError, UnauthorizedError, OverLimitError, RateLimitError, ValidationError, transport
-	status int
-	detail map[string]any
-	after  float64 // RateLimitError.retry_after_sec
+// APIError is an error as the SDKs have them.
+type APIError struct {
+	Kind   string // ApiError, UnauthorizedError, OverLimitError, RateLimitError, ValidationError, transport
+	Status int
+	Detail map[string]any
+	After  float64 // RateLimitError.retry_after_sec
 }
 
-func (e *apiError) Error() string { return fmt.Sprintf("%s %d %v", e.kind, e.status, e.detail) }
+func (e *APIError) Error() string { return fmt.Sprintf("%s %d %v", e.Kind, e.Status, e.Detail) }
 
 // roundTrip is one request; dead is true when no whole answer came.
-func (c *sdk) roundTrip(method, path string, body any) (status int, header http.Header, text []byte, dead bool) {
+func (c *SDK) roundTrip(method, path string, body any) (status int, header http.Header, text []byte, dead bool) {
 	data, _ := json.Marshal(body)
 	if body == nil {
 		data = nil
 	}
-	r, err := http.NewRequest(method, strings.TrimSuffix(c.base, "/")+"/v1"+path, bytes.NewReader(data))
+	r, err := http.NewRequest(method, strings.TrimSuffix(c.Base, "/")+"/v1"+path, bytes.NewReader(data))
 	if err != nil {
 		return 0, nil, nil, true
 	}
-	r.Header.Set("Authorization", "Bearer "+c.key)
+	r.Header.Set("Authorization", "Bearer "+c.Key)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "onceonly-conformance/1")
-	timeout := c.timeout
+	timeout := c.Timeout
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
@@ -59,7 +60,7 @@ func (c *sdk) roundTrip(method, path string, body any) (status int, header http.
 	if text, err = io.ReadAll(resp.Body); err != nil {
 		return 0, nil, nil, true
 	}
-	if err := openapi.Judge(r, resp.StatusCode, text); err != nil {
+	if err := c.Description.Judge(r, resp.StatusCode, text); err != nil {
 		panic(err) // no client of the test's own has a word for it
 	}
 	return resp.StatusCode, resp.Header, text, false
@@ -68,12 +69,15 @@ func (c *sdk) roundTrip(method, path string, body any) (status int, header http.
 // shared is one pool for all clients, so that a thousand of them do not use up the ports.
 var shared = &http.Transport{MaxIdleConnsPerHost: 100, MaxConnsPerHost: 100}
 
+// HangUp closes the connections that no request uses: a server that shuts down waits for new ones on which none came.
+func HangUp() { shared.CloseIdleConnections() }
+
 // request retries as request_with_retries does: on 429, some 5xx and no answer, with a numeric Retry-After.
-func (c *sdk) request(method, path string, body any) (status int, header http.Header, text []byte, dead bool) {
+func (c *SDK) request(method, path string, body any) (status int, header http.Header, text []byte, dead bool) {
 	for n := 0; ; n++ {
 		status, header, text, dead = c.roundTrip(method, path, body)
 		switch {
-		case n >= c.retries:
+		case n >= c.Retries:
 			return status, header, text, dead
 		case dead, status == 429, status == 500, status >= 502 && status <= 504:
 		default:
@@ -88,31 +92,31 @@ func (c *sdk) request(method, path string, body any) (status int, header http.He
 }
 
 // parse is parse_json_or_raise.
-func parse(status int, header http.Header, text []byte, dead bool) (map[string]any, *apiError) {
+func parse(status int, header http.Header, text []byte, dead bool) (map[string]any, *APIError) {
 	if dead {
-		return nil, &apiError{kind: "transport"}
+		return nil, &APIError{Kind: "transport"}
 	}
 	var any1 any
 	_ = json.Unmarshal(text, &any1)
 	object, _ := any1.(map[string]any)
 	detail, _ := object["detail"].(map[string]any)
-	e := &apiError{status: status, detail: detail}
+	e := &APIError{Status: status, Detail: detail}
 	switch {
 	case status == 401:
-		e.kind = "UnauthorizedError"
+		e.Kind = "UnauthorizedError"
 	case status == 403 && detail["error"] == "feature_not_available":
-		e.kind = "ApiError"
+		e.Kind = "ApiError"
 	case status == 403:
-		e.kind = "UnauthorizedError"
+		e.Kind = "UnauthorizedError"
 	case status == 402:
-		e.kind = "OverLimitError"
+		e.Kind = "OverLimitError"
 	case status == 429:
-		e.kind = "RateLimitError"
-		e.after, _ = strconv.ParseFloat(header.Get("Retry-After"), 64)
+		e.Kind = "RateLimitError"
+		e.After, _ = strconv.ParseFloat(header.Get("Retry-After"), 64)
 	case status == 422:
-		e.kind = "ValidationError"
+		e.Kind = "ValidationError"
 	case status < 200 || status > 299:
-		e.kind = "ApiError"
+		e.Kind = "ApiError"
 	case object == nil:
 		return map[string]any{"data": any1}, nil
 	default:
@@ -121,27 +125,28 @@ func parse(status int, header http.Header, text []byte, dead bool) (map[string]a
 	return nil, e
 }
 
-// lockResult is CheckLockResult.
-type lockResult struct {
-	locked, duplicate, failOpen bool
-	ttl                         int
-	firstSeen, requestID        string
+// LockResult is CheckLockResult.
+type LockResult struct {
+	Locked, Duplicate, FailOpen bool
+	TTL                         int
+	FirstSeen, RequestID        string
 }
 
-func (c *sdk) checkLock(key string, ttl int) (lockResult, error) {
+// CheckLock is check_lock.
+func (c *SDK) CheckLock(key string, ttl int) (LockResult, error) {
 	status, header, text, dead := c.request("POST", "/check-lock", map[string]any{"key": key, "ttl": ttl})
-	if (dead || status >= 500) && !c.failShut {
-		return lockResult{locked: true, failOpen: true, requestID: "fail-open"}, nil
+	if (dead || status >= 500) && !c.FailShut {
+		return LockResult{Locked: true, FailOpen: true, RequestID: "fail-open"}, nil
 	}
 	if status == 409 {
-		return lockResult{duplicate: true}, nil
+		return LockResult{Duplicate: true}, nil
 	}
 	object, err := parse(status, header, text, dead)
 	if err != nil {
-		if err.kind == "ApiError" && status == 403 {
-			err.kind = "UnauthorizedError"
+		if err.Kind == "ApiError" && status == 403 {
+			err.Kind = "UnauthorizedError"
 		}
-		return lockResult{}, err
+		return LockResult{}, err
 	}
 	word, _ := object["status"].(string)
 	if word != "locked" && word != "duplicate" {
@@ -150,18 +155,18 @@ func (c *sdk) checkLock(key string, ttl int) (lockResult, error) {
 	if word == "" {
 		word = map[bool]string{true: "locked", false: "duplicate"}[object["success"] == true]
 	}
-	r := lockResult{locked: word == "locked", duplicate: word != "locked", requestID: header.Get("X-Request-Id")}
-	r.firstSeen, _ = object["first_seen_at"].(string)
+	r := LockResult{Locked: word == "locked", Duplicate: word != "locked", RequestID: header.Get("X-Request-Id")}
+	r.FirstSeen, _ = object["first_seen_at"].(string)
 	n, ok := object["ttl"].(float64)
 	if !ok || n != float64(int(n)) {
 		return r, fmt.Errorf("ttl %v is no integer", object["ttl"])
 	}
-	r.ttl = int(n)
+	r.TTL = int(n)
 	return r, nil
 }
 
-// call is any other endpoint.
-func (c *sdk) call(method, path string, body any) (map[string]any, error) {
+// Call is any other endpoint.
+func (c *SDK) Call(method, path string, body any) (map[string]any, error) {
 	object, err := parse(c.request(method, path, body))
 	if err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func (c *sdk) call(method, path string, body any) (map[string]any, error) {
 
 // types holds the fields that an SDK reads against the types with which it takes them: TypeScript drops others, Python
 // raises.
-func (c *sdk) types(object map[string]any) error {
+func (c *SDK) types(object map[string]any) error {
 	for _, name := range []string{"ttl", "ttl_left", "version", "usage", "limit", "charged", "retry_after_sec"} {
 		if v, ok := object[name]; ok && v != nil {
 			n, number := v.(float64)
@@ -198,69 +203,70 @@ func (c *sdk) types(object map[string]any) error {
 	return nil
 }
 
-// aiResult is AiResult.
-type aiResult struct {
-	ok        bool
-	status    string
-	result    map[string]any
-	errorCode string
+// AIResult is AiResult.
+type AIResult struct {
+	OK        bool
+	Status    string
+	Result    map[string]any
+	ErrorCode string
 }
 
-func (c *sdk) result(key string) (aiResult, error) {
-	object, err := c.call("GET", "/ai/result?key="+url.QueryEscape(key), nil)
+// Result is GET /ai/result.
+func (c *SDK) Result(key string) (AIResult, error) {
+	object, err := c.Call("GET", "/ai/result?key="+url.QueryEscape(key), nil)
 	if err != nil {
-		return aiResult{}, err
+		return AIResult{}, err
 	}
-	r := aiResult{ok: object["ok"] == true}
-	r.status, _ = object["status"].(string)
-	r.errorCode, _ = object["error_code"].(string)
-	r.result, _ = object["result"].(map[string]any)
+	r := AIResult{OK: object["ok"] == true}
+	r.Status, _ = object["status"].(string)
+	r.ErrorCode, _ = object["error_code"].(string)
+	r.Result, _ = object["result"].(map[string]any)
 	return r, nil
 }
 
-// wait polls until completed or failed. It sleeps as told, but a test is not that patient.
-func (c *sdk) wait(key, leaseID string, timeout time.Duration) (aiResult, error) {
+// Wait polls until completed or failed. It sleeps as told, but a test is not that patient.
+func (c *SDK) Wait(key, leaseID string, timeout time.Duration) (AIResult, error) {
 	heartbeat := leaseID != ""
 	for end := time.Now().Add(timeout); ; {
-		object, err := c.call("GET", "/ai/status?key="+url.QueryEscape(key), nil)
+		object, err := c.Call("GET", "/ai/status?key="+url.QueryEscape(key), nil)
 		if err != nil {
-			return aiResult{}, err
+			return AIResult{}, err
 		}
 		if object["status"] == "completed" || object["status"] == "failed" {
-			return c.result(key)
+			return c.Result(key)
 		}
 		if time.Now().After(end) {
-			return aiResult{status: "failed", errorCode: "timeout"}, nil
+			return AIResult{Status: "failed", ErrorCode: "timeout"}, nil
 		}
 		if heartbeat {
 			heartbeat = false
-			_, _ = c.call("POST", "/ai/extend", map[string]any{"key": key, "lease_id": leaseID})
+			_, _ = c.Call("POST", "/ai/extend", map[string]any{"key": key, "lease_id": leaseID})
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// runFn is run_fn: lease, heartbeat, work, complete or fail, result. Python's first heartbeat goes out at once and may
+// RunFn is run_fn: lease, heartbeat, work, complete or fail, result. Python's first heartbeat goes out at once and may
 // arrive after the end; TypeScript's comes after an interval.
-func (c *sdk) runFn(key string, ttl int, fn func() (map[string]any, error)) (aiResult, error) {
-	lease, err := c.call("POST", "/ai/lease", map[string]any{"key": key, "ttl": ttl})
+func (c *SDK) RunFn(key string, ttl int, fn func() (map[string]any, error)) (AIResult, error) {
+	lease, err := c.Call("POST", "/ai/lease", map[string]any{"key": key, "ttl": ttl})
 	if err != nil {
-		return aiResult{}, err
+		return AIResult{}, err
 	}
 	switch lease["status"] {
 	case "acquired":
 	case "completed", "failed":
-		return c.result(key)
+		return c.Result(key)
 	default:
-		return c.wait(key, "", 20*time.Second)
+		return c.Wait(key, "", 20*time.Second)
 	}
 	id, _ := lease["lease_id"].(string)
 	if id == "" {
-		return aiResult{status: "failed", errorCode: "missing_lease_id"}, nil
+		return AIResult{Status: "failed", ErrorCode: "missing_lease_id"}, nil
 	}
 	var beats sync.WaitGroup
-	if !c.typed {
-		beats.Go(func() { _, _ = c.call("POST", "/ai/extend", map[string]any{"key": key, "lease_id": id, "ttl": ttl}) })
+	if !c.Typed {
+		beats.Go(func() { _, _ = c.Call("POST", "/ai/extend", map[string]any{"key": key, "lease_id": id, "ttl": ttl}) })
 	}
 	defer beats.Wait()
 	out, err := fn()
@@ -269,17 +275,17 @@ func (c *sdk) runFn(key string, ttl int, fn func() (map[string]any, error)) (aiR
 		if out != nil {
 			body["result"] = out
 		}
-		_, err = c.call("POST", "/ai/complete", body)
+		_, err = c.Call("POST", "/ai/complete", body)
 	}
 	if err != nil {
-		_, _ = c.call("POST", "/ai/fail", map[string]any{"key": key, "lease_id": id, "error_code": "fn_error"})
-		return aiResult{}, err
+		_, _ = c.Call("POST", "/ai/fail", map[string]any{"key": key, "lease_id": id, "error_code": "fn_error"})
+		return AIResult{}, err
 	}
-	return c.result(key)
+	return c.Result(key)
 }
 
-// toolResult is AiToolResult, or what an answer without allowed and decision is taken for: a job.
-func (c *sdk) runTool(agent, tool string, args map[string]any, more map[string]any) (map[string]any, error) {
+// RunTool is run_tool, whose answer is AiToolResult, or what an answer without allowed and decision is taken for: a job.
+func (c *SDK) RunTool(agent, tool string, args map[string]any, more map[string]any) (map[string]any, error) {
 	body := map[string]any{"agent_id": agent, "tool": tool}
 	if args != nil {
 		body["args"] = args
@@ -287,7 +293,7 @@ func (c *sdk) runTool(agent, tool string, args map[string]any, more map[string]a
 	for k, v := range more {
 		body[k] = v
 	}
-	object, err := c.call("POST", "/ai/run", body)
+	object, err := c.Call("POST", "/ai/run", body)
 	if err != nil {
 		return nil, err
 	}
@@ -299,21 +305,21 @@ func (c *sdk) runTool(agent, tool string, args map[string]any, more map[string]a
 	return object, nil
 }
 
-// runAndWait is run_and_wait with a key.
-func (c *sdk) runAndWait(key string, metadata map[string]any) (aiResult, error) {
+// RunAndWait is run_and_wait with a key.
+func (c *SDK) RunAndWait(key string, metadata map[string]any) (AIResult, error) {
 	body := map[string]any{"key": key}
 	if metadata != nil {
 		body["metadata"] = metadata
 	}
-	object, err := c.call("POST", "/ai/run", body)
+	object, err := c.Call("POST", "/ai/run", body)
 	if err != nil {
-		return aiResult{}, err
+		return AIResult{}, err
 	}
 	for _, word := range []string{"allowed", "decision"} {
 		if _, ok := object[word]; ok {
-			return aiResult{}, fmt.Errorf("%v is a tool's answer", object)
+			return AIResult{}, fmt.Errorf("%v is a tool's answer", object)
 		}
 	}
 	id, _ := object["lease_id"].(string)
-	return c.wait(key, id, 20*time.Second)
+	return c.Wait(key, id, 20*time.Second)
 }
