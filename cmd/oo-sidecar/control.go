@@ -13,6 +13,7 @@ import (
 
 	"github.com/oo-sidecar/oo-sidecar/config"
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
+	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/control"
 	"github.com/oo-sidecar/oo-sidecar/internal/health"
 	"github.com/oo-sidecar/oo-sidecar/internal/store"
@@ -30,6 +31,7 @@ type controlled struct {
 	cfg      control.Config
 	follower *control.Follower
 	leases   *control.Leases // nil with lease: local
+	events   *control.Deliverer
 	said     atomic.Pointer[said]
 }
 
@@ -65,6 +67,9 @@ func (s *sidecar) useControl(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	if s.control.events, err = control.NewDeliverer(s.control.follower, s.store.Journal().Status().ID, s.records()); err != nil {
+		return err
+	}
 	s.governor.Scope = s.control.scope
 	if cfg.Control.Lease != "remote" {
 		return nil
@@ -74,6 +79,23 @@ func (s *sidecar) useControl(cfg *config.Config) error {
 	}
 	s.governor.Store, s.governor.Holds = s.control.leases, s.control.leases.Holds
 	return nil
+}
+
+// records reads the audit for who delivers it, oldest first. The journal is not read again before something is written.
+func (s *sidecar) records() func(after uint64, most int) ([]audit.Row, error) {
+	looked := uint64(0)
+	return func(after uint64, most int) ([]audit.Row, error) {
+		newest := s.store.Journal().Status().Newest
+		if newest <= max(after, looked) {
+			return nil, nil
+		}
+		q := audit.Query{After: after, Limit: most, OldestFirst: true}
+		rows, err := q.Find(s.store.Journal())
+		if err == nil && len(rows) == 0 {
+			looked = newest
+		}
+		return rows, err
+	}
 }
 
 // scope says who counts calls against limits.
@@ -103,6 +125,7 @@ func (s *sidecar) guarantee() string {
 func (s *sidecar) startControl() {
 	if s.control != nil {
 		go s.control.follower.Run(s.ctx)
+		go s.control.events.Run(s.ctx)
 		if s.control.leases != nil {
 			go s.control.leases.Run(s.ctx)
 		}
@@ -300,6 +323,12 @@ func (c *controlled) lines(*sidecar) []health.Line {
 		lines = append(lines, health.Line{Key: "control_promises", Value: fmt.Sprintf("policies, tools and the switches of this sidecar's agents, by polling every %s; an older policy cannot be told from a newer one", c.cfg.Poll)})
 	}
 	lines = append(lines, health.Line{Key: "limit_scope", Value: c.scope()})
+	told, err := c.events.State()
+	line := fmt.Sprintf("delivered up to %d", told)
+	if err != nil {
+		line += ": " + err.Error()
+	}
+	lines = append(lines, health.Line{Key: "control_events", Value: line})
 	if c.leases != nil {
 		lines = append(lines, health.Line{Key: "leases", Value: c.leases.State()})
 	}

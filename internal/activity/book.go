@@ -32,6 +32,8 @@ type Book struct {
 	text   int               // guarded by mu: bytes of all lines
 	next   uint64            // guarded by mu: id of the next line
 	wishes map[string]Wishes // guarded by mu, by tenant
+	told   map[teller]uint64 // guarded by mu: how far sidecars have told what they did
+	hear   sync.Mutex        // held while a sidecar's events are taken in; before mu
 	second int64             // guarded by mu: in which
 	wrote  int               // guarded by mu: so many facts were written
 
@@ -55,13 +57,16 @@ type fact struct {
 	Wishes *Wishes `json:"w,omitempty"`
 	Next   uint64  `json:"n,omitempty"`
 
-	Habit *habitFact `json:"h,omitempty"`
+	Habit  *habitFact `json:"h,omitempty"`
+	Told   *Told      `json:"s,omitempty"` // by a sidecar, with its events
+	Events []Event    `json:"x,omitempty"` // of Told
+	Lines  []*Line    `json:"y,omitempty"` // of Told
 }
 
 // New makes an empty book. write keeps a fact, and waits until it is durable if it is told to; it is called with the
 // book locked unless it is to wait.
 func New(write func(fact []byte, wait bool) error) *Book {
-	return &Book{write: write, counts: map[day]*Counts{}, dirty: map[day]bool{}, runs: map[runID]*run{}, wishes: map[string]Wishes{}, next: 1,
+	return &Book{write: write, counts: map[day]*Counts{}, dirty: map[day]bool{}, runs: map[runID]*run{}, wishes: map[string]Wishes{}, told: map[teller]uint64{}, next: 1,
 		habits: habits{write: write, of: map[whose]*habit{}, dirty: map[whose]bool{}}}
 }
 
@@ -88,6 +93,8 @@ func (b *Book) Fold(data []byte) error {
 		b.counts[*f.Of] = f.Counts
 	case f.Wishes != nil:
 		b.wishes[f.For] = *f.Wishes
+	case f.Told != nil:
+		b.keepTold(&f)
 	}
 	return nil
 }
@@ -102,6 +109,9 @@ func (b *Book) Carry(emit func(fact []byte)) {
 	}
 	for tenant, w := range b.wishes {
 		emit(encoded(fact{For: tenant, Wishes: &w}))
+	}
+	for from, seq := range b.told {
+		emit(encoded(fact{Told: &Told{from.tenant, from.source, seq}}))
 	}
 }
 

@@ -80,12 +80,20 @@ func stored(err error) error {
 
 // postEvent answers POST /v1/events: a line of a run's timeline, durable when it is answered.
 func (s *Server) postEvent(w http.ResponseWriter, r *http.Request, by *Key) {
-	f := fieldsOf(w, r, maxMoment)
+	most := int64(maxMoment)
+	if by.Role != Agent {
+		most = maxTold
+	}
+	f := fieldsOf(w, r, most)
 	if f == nil {
 		return
 	}
 	if s.Book == nil {
 		missing(w, "timelines")
+		return
+	}
+	if by.Role != Agent && f.has("events") {
+		s.hearEvents(w, f, by)
 		return
 	}
 	l := f.line()
