@@ -194,9 +194,9 @@ func (d *doctor) around(ctx context.Context) {
 	case reached == "":
 		d.find("way around", fine, "", "enforced: no direct connection (%v); where there is no network at all this says nothing", failed)
 	case d.own:
-		d.find("way around", note, "run the sidecar as another user, and let only that one reach the network (examples/k8s)", "bypassable: %s can be reached without the sidecar", reached)
+		d.find("way around", note, "run the sidecar as another user, and let only that one reach the network (examples/k8s/components/egress-lock)", "bypassable: %s can be reached without the sidecar", reached)
 	default:
-		d.find("way around", bad, "let only the sidecar's user reach the network: owner-matched nftables rules (examples/k8s)", "bypassable: %s can be reached without the sidecar", reached)
+		d.find("way around", bad, "let only the sidecar's user reach the network: owner-matched nftables rules (examples/k8s/components/egress-lock)", "bypassable: %s can be reached without the sidecar", reached)
 	}
 }
 

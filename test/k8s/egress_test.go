@@ -114,9 +114,9 @@ tools:
 }
 
 // around is what doctor, run as the agent, says of a way around the sidecar.
-func (w world) around(t *testing.T, config string) (state, detail string) {
+func (w world) around(t *testing.T, flags ...string) (state, detail string) {
 	t.Helper()
-	cmd := w.pod.command(agentUser, filepath.Join(w.home, "oo-sidecar"), "doctor", "--config", config, "-o", "json")
+	cmd := w.pod.command(agentUser, filepath.Join(w.home, "oo-sidecar"), append([]string{"doctor", "-o", "json"}, flags...)...)
 	cmd.Env = []string{"PATH=" + w.home}
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
@@ -171,7 +171,7 @@ func TestEgressLock(t *testing.T) {
 	config := w.sidecar(t)
 
 	w.expect(t, "unlocked", agentUser, true, slices.Concat(outsideOf, toSidecar, within)...)
-	if state, detail := w.around(t, config); state != "bad" || !strings.Contains(detail, "bypassable") {
+	if state, detail := w.around(t, "--config", config); state != "bad" || !strings.Contains(detail, "bypassable") {
 		t.Errorf("unlocked, doctor says %s: %s", state, detail)
 	}
 
@@ -180,8 +180,10 @@ func TestEgressLock(t *testing.T) {
 	w.expect(t, "locked", 0, false, outsideOf...) // whoever it is
 	w.expect(t, "locked", agentUser, true, slices.Concat(toSidecar, within)...)
 	w.expect(t, "locked", sidecarUser, true, slices.Concat(outsideOf, toSidecar, within)...)
-	if state, detail := w.around(t, config); state != "ok" || !strings.Contains(detail, "enforced") {
-		t.Errorf("locked, doctor says %s: %s", state, detail)
+	for _, flags := range [][]string{{"--config", config}, {"--direct", "10.9.0.1:8080"}} { // a container of the agent has no configuration
+		if state, detail := w.around(t, flags...); state != "ok" || !strings.Contains(detail, "enforced") {
+			t.Errorf("locked, doctor %q says %s: %s", flags, state, detail)
+		}
 	}
 
 	urls := []string{"http://127.0.0.1:4780/tools/pay4", "http://127.0.0.1:4780/tools/pay6"}

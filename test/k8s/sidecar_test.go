@@ -35,12 +35,18 @@ var program = sync.OnceValues(func() (string, error) {
 // run runs the program in an environment of its own.
 func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
+	return runIn(t, nil, args...)
+}
+
+// runIn runs it with variables.
+func runIn(t *testing.T, env []string, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
 	bin, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, args...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
@@ -73,6 +79,34 @@ func (r rendered) configuration(t *testing.T) (file string, secrets []string) {
 	return "", nil
 }
 
+// environment is what the container's env comes to, with the values of the Secrets that are rendered too.
+func (r rendered) environment(t *testing.T, c *core.Container) (env []string) {
+	t.Helper()
+	for _, v := range c.Env {
+		value := v.Value
+		if v.ValueFrom != nil {
+			from := v.ValueFrom.SecretKeyRef
+			value = string(r.secret(t, from.Name)[from.Key])
+			if value == "" {
+				t.Errorf("%s: %s is not in the Secret %s", r.name, from.Key, from.Name)
+			}
+		}
+		env = append(env, v.Name+"="+value)
+	}
+	return env
+}
+
+func (r rendered) secret(t *testing.T, name string) map[string][]byte {
+	t.Helper()
+	for _, object := range r.objects {
+		if s, ok := object.(*core.Secret); ok && s.Name == name {
+			return s.Data
+		}
+	}
+	t.Fatalf("%s has no Secret %s", r.name, name)
+	return nil
+}
+
 // TestConfigurations: the program's own loader takes what is in the ConfigMaps, and refuses it with a misspelt key.
 func TestConfigurations(t *testing.T) {
 	t.Parallel()
@@ -80,6 +114,11 @@ func TestConfigurations(t *testing.T) {
 		file, secrets := r.configuration(t)
 		if out, errs, err := run(t, "check", "--config", file); err != nil {
 			t.Errorf("%s: %v\n%s%s", r.name, err, out, errs)
+		}
+		for _, p := range r.governed() {
+			if out, errs, err := runIn(t, r.environment(t, sidecarOf(p)), "check", "--config", file); err != nil {
+				t.Errorf("%s, with the container's environment: %v\n%s%s", r.name, err, out, errs)
+			}
 		}
 		if !slices.Contains(secrets, "operator") {
 			t.Errorf("%s: the operator's key is not of the Secret", r.name)
