@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -64,6 +65,34 @@ func TestRedisSentinel(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestRedisSentinelPassword: sentinels that want a password get the server's.
+func TestRedisSentinelPassword(t *testing.T) {
+	w := redistest.StartSentinel(t, 0)
+	cfg := RedisConfig{Mode: "sentinel", Addrs: w.Sentinels, SentinelMaster: w.Name, Password: "secret"}
+	w.Servers[0].Do("CONFIG", "SET", "requirepass", "secret")
+	c := dialTest(t, cfg)
+	if _, err := c.run(t.Context(), count, []string{c.key("password")}); err != nil {
+		t.Errorf("sentinels without a password: %v", err)
+	}
+	for _, addr := range w.Sentinels {
+		if _, err := redistest.Ask(addr, "ACL", "SETUSER", "default", "resetpass", ">secret"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = dialTest(t, cfg)
+	if _, err := c.run(t.Context(), count, []string{c.key("password")}); err != nil {
+		t.Errorf("sentinels with a password: %v", err)
+	}
+	cfg.SentinelMaster = "another"
+	other, err := dialRedis(t.Context(), cfg, nil)
+	if err == nil {
+		_ = other.close()
+	}
+	if err == nil || !strings.Contains(err.Error(), `no sentinel names the master "another"`) {
+		t.Errorf("another name: %v", err)
+	}
 }
 
 func TestRedisCluster(t *testing.T) {
