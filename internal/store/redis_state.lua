@@ -114,7 +114,7 @@ local function refund(s, call, spend)
 	end
 	local day = days(s, s.day)
 	if redis.call('EXISTS', day) == 1 then
-		redis.call('HINCRBY', day, 'spend', int(-spend))
+		redis.call('HINCRBY', day, 'spend', int(0 - spend))
 		if call then
 			redis.call('HINCRBY', day, 't:' .. s.tool, -1)
 		end
