@@ -117,7 +117,7 @@ tools:
 func (w world) around(t *testing.T, flags ...string) (state, detail string) {
 	t.Helper()
 	cmd := w.pod.command(agentUser, filepath.Join(w.home, "oo-sidecar"), append([]string{"doctor", "-o", "json"}, flags...)...)
-	cmd.Env = []string{"PATH=" + w.home}
+	cmd.Env = []string{"PATH=" + w.home, "HOME=/"} // as a runtime sets it for a user without a name
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
 		t.Fatal(err)
