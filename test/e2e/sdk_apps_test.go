@@ -17,7 +17,13 @@ func (s *sidecar) apps(scenario, key string) {
 
 // TestPythonSDKInProgramsAsUsersWriteThem: a LangChain tool, a FastAPI webhook, and every async call of the SDK.
 func TestPythonSDKInProgramsAsUsersWriteThem(t *testing.T) {
-	s, c := startForSDK(t)
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) { pythonPrograms(t, kind) })
+	}
+}
+
+func pythonPrograms(t *testing.T, kind string) {
+	s, c := startForSDKOn(t, kind)
 	s.witness = s.witnessed(t)
 	for _, scenario := range []string{"twins", "langchain", "webhook"} {
 		s.apps(scenario, operatorKey)

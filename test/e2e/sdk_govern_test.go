@@ -7,7 +7,13 @@ import (
 
 // TestPythonSDKGoverns runs the governance, account and timeline calls of the SDK from PyPI against the program.
 func TestPythonSDKGoverns(t *testing.T) {
-	s, c := startForSDK(t)
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) { pythonSDKGoverns(t, kind) })
+	}
+}
+
+func pythonSDKGoverns(t *testing.T, kind string) {
+	s, c := startForSDKOn(t, kind)
 	s.witness = s.witnessed(t)
 	cmd := exec.Command(virtual(t), "sdk_govern.py", s.base(), operatorKey, agentKey, c.URL+"/registered")
 	cmd.Env = append(cleanEnv(), "PYTHONSAFEPATH=1")

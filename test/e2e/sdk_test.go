@@ -105,8 +105,13 @@ func (c *till) count(path string) int {
 
 const limitedKey = "oo_test_limited_key_1234"
 
-// startForSDK is a sidecar with the tools and policies of the scenarios.
+// startForSDK is a sidecar with the tools and policies of the scenarios, on the embedded store.
 func startForSDK(t *testing.T) (*sidecar, *till) {
+	t.Helper()
+	return startForSDKOn(t, "embedded")
+}
+
+func startForSDKOn(t *testing.T, kind string) (*sidecar, *till) {
 	virtual(t)
 	c := newTill(t)
 	var tools []settings
@@ -114,6 +119,7 @@ func startForSDK(t *testing.T) (*sidecar, *till) {
 		tools = append(tools, settings{"name": name, "url": c.URL + "/" + name})
 	}
 	s := start(t, tools, settings{
+		"store": kinds[kind](t),
 		"api": settings{"keys": []settings{
 			{"name": "ops", "role": "operator", "key": operatorKey},
 			{"name": "agent", "role": "agent", "agent_id": "sdk-agent", "key": agentKey},
@@ -129,7 +135,13 @@ func startForSDK(t *testing.T) (*sidecar, *till) {
 
 // TestPythonSDK runs the SDK from PyPI, as it is, against the program.
 func TestPythonSDK(t *testing.T) {
-	s, c := startForSDK(t)
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) { pythonSDK(t, kind) })
+	}
+}
+
+func pythonSDK(t *testing.T, kind string) {
+	s, c := startForSDKOn(t, kind)
 	s.witness = s.witnessed(t)
 	for _, scenario := range []string{"check_lock", "check_lock_async", "run_fn", "decorated", "decorated_ai"} {
 		s.sdk(scenario, operatorKey)
