@@ -90,6 +90,9 @@ func parseAuthorities(data []byte) (all authorities, err error) {
 		var a authority
 		block, rest := pem.Decode(data)
 		if block == nil {
+			if len(bytes.TrimSpace(data)) > 0 {
+				return nil, errors.New("something that is no PEM")
+			}
 			return all, nil
 		}
 		if a.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
