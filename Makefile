@@ -4,6 +4,7 @@
 # make fuzz   every fuzz target for FUZZTIME: a number of inputs, such as 50000x (a time, such as 5s, may end in a false "context deadline exceeded")
 # make bench  the side-by-side benchmarks (minutes; installs nginx; with redis-server from make tools, Redis too)
 # make soak   the long tests (an hour)
+# make cluster   the webhook against a real kube-apiserver and etcd (builds the first from its module, ten minutes once; as root)
 
 GO       ?= go
 RACE     ?=
@@ -13,7 +14,7 @@ export GOBIN := $(CURDIR)/bin/tools
 export CGO_ENABLED ?= 0
 export OO_CORPORA ?= $(abspath ../shared/corpora)
 
-.PHONY: run build test unit e2e lint fuzz bench soak tools clean
+.PHONY: run build test unit e2e lint fuzz bench soak cluster tools clean
 
 run:
 	$(GO) run ./cmd/oo-sidecar serve
@@ -44,6 +45,11 @@ bench: build
 
 soak: build
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -count=1 -timeout 90m ./...
+
+cluster: build
+	command -v etcd >/dev/null || apt-get install -y -qq --no-install-recommends etcd-server
+	./test/kube-apiserver.sh "$(GOBIN)/kube-apiserver"
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_KUBE_APISERVER="$(GOBIN)/kube-apiserver" $(GO) test -v -count=1 -timeout 10m -run '^TestCluster$$' ./k8s
 
 tools:
 	./test/setup.sh

@@ -28,6 +28,7 @@ import (
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	admission "k8s.io/api/admission/v1"
+	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,7 +52,7 @@ func pair(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{serviceName}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{serviceName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
 	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
@@ -196,12 +197,24 @@ func made(t *testing.T) map[string]*core.Pod {
 				continue // a template, or what no API server would take
 			}
 			for j, p := range templatesOf(t, object) {
+				if set, ok := object.(*apps.StatefulSet); ok {
+					p.Spec.Volumes = append(p.Spec.Volumes, claims(set)...)
+				}
 				name := fmt.Sprintf("%s#%d.%d", filepath.Base(file), i, j)
 				pods[name] = &core.Pod{TypeMeta: meta.TypeMeta{APIVersion: "v1", Kind: "Pod"}, ObjectMeta: p.ObjectMeta, Spec: p.Spec}
 			}
 		}
 	}
 	return pods
+}
+
+// claims are the volumes that a StatefulSet gives its first pod.
+func claims(set *apps.StatefulSet) (volumes []core.Volume) {
+	for _, c := range set.Spec.VolumeClaimTemplates {
+		claim := &core.PersistentVolumeClaimVolumeSource{ClaimName: c.Name + "-" + set.Name + "-0"}
+		volumes = append(volumes, core.Volume{Name: c.Name, VolumeSource: core.VolumeSource{PersistentVolumeClaim: claim}})
+	}
+	return volumes
 }
 
 // TestWebhook: the patch makes of a pod what inject makes of it, for real reviews over TLS, dry or not; and where inject
