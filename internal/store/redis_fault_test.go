@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,23 +50,7 @@ func stands(t *testing.T, r *Redis, name string, want dedup.Status) dedup.Begun 
 func TestRedisFailsUnderLoad(t *testing.T) {
 	s := redistest.Start(t)
 	f := newFleet(sidecars(t, 3, RedisConfig{Addrs: []string{s.Addr}, Hold: 200 * time.Millisecond}))
-	stop := make(chan struct{})
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range 24 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				i := int(next.Add(1))
-				f.call(t, i, fmt.Sprint("x", i/4), 2*time.Millisecond)
-				time.Sleep(time.Millisecond)
-			}
-		})
-	}
+	stop := f.load(t)
 	for range 2 {
 		time.Sleep(300 * time.Millisecond)
 		s.Pause()
@@ -79,8 +62,7 @@ func TestRedisFailsUnderLoad(t *testing.T) {
 		s.Restart()
 	}
 	time.Sleep(500 * time.Millisecond)
-	close(stop)
-	wg.Wait()
+	stop()
 	f.once(t)
 	until(t, "all is recorded and what was given up is released", func() bool {
 		u := f.stores[0].Usage("default", "a", "pay")
