@@ -97,7 +97,8 @@ type Claim struct {
 	Light  bool // the claim need not be durable before Begin returns (effect read)
 	Forced bool // a Force-New
 
-	// FailOpen: the tool runs without a claim where the store takes none (on_store_error: allow).
+	// FailOpen: where the store cannot be asked the tool runs under a claim of this process alone, or without one
+	// (on_store_error: allow).
 	FailOpen bool
 
 	// UnknownFor is how long an unknown outcome of this call stands in the way; it stays listed afterwards. 0: until it is
@@ -146,7 +147,7 @@ type Begun struct {
 	Answer     *Answer   // Replay: never nil; Kept is false when the body is gone
 	Over       Limit
 	RetryAfter time.Duration // Over: until the window's edge
-	Waived     string        // Mine: the check that failed and that Claim.FailOpen waived; empty: none
+	Waived     string        // Mine: the check that failed and that Claim.FailOpen waived; empty: none. "store": only this process knows of the claim, and Fence is 0
 	Shadow     Limit         // the limit that would have blocked
 	Now        time.Time     // the store's time of this step
 }

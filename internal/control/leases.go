@@ -246,7 +246,9 @@ func (s *Leases) over(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *lea
 func (s *Leases) unasked(c *dedup.Claim, b dedup.Begun, w *wish, err error) (dedup.Begun, error) {
 	kind := kindOf(err)
 	if c.FailOpen && kind != Denied && w != nil {
-		b.Waived = "control"
+		if b.Waived == "" {
+			b.Waived = "control"
+		}
 		return b, nil
 	}
 	if kind == Lost && w != nil && w.ClaimID != "" { // it may have been granted

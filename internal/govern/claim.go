@@ -100,14 +100,19 @@ func (p *passage) intent() []byte {
 	return rec.Append(make([]byte, 0, recordBytes))
 }
 
-// waived notes that the claim holds here only: what is beyond the store could not be asked, and the tool permits that.
+// waived notes that the claim holds here only: what is beyond could not be asked, and the tool permits that.
 func (p *passage) waived() {
-	if p.begun.Waived == "" {
+	switch p.begun.Waived {
+	case "":
 		return
+	case "store": // another sidecar may run the same call meanwhile
+		p.rec.Guarantee = "none"
+	default:
+		p.rec.Guarantee = "this sidecar"
 	}
+	p.rec.FailOpen = p.begun.Waived
 	p.g.Meter.FailOpen(p.begun.Waived)
-	p.g.Log(slog.LevelWarn, "a call runs under a claim of this sidecar alone: the control plane could not be asked and the tool is on_store_error: allow", "tool", p.name, "request_id", p.r.ID)
-	p.rec.FailOpen, p.rec.Guarantee = p.begun.Waived, "this sidecar"
+	p.g.Log(slog.LevelWarn, "a call runs under a claim of this sidecar alone: what is shared could not be asked and the tool is on_store_error: allow", "check", p.begun.Waived, "tool", p.name, "request_id", p.r.ID)
 }
 
 // recordBytes is room for a usual audit record.

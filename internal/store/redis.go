@@ -51,6 +51,9 @@ type Redis struct {
 	double   atomic.Pointer[func()]
 	doubt    chan struct{} // one token: own calls are to be asserted again
 
+	waiving    sync.Mutex // one claim that only this process knows of at a time
+	waivedLast uint64     // the fence of the last one; guarded by waiving
+
 	ctx  context.Context // ends with Close
 	stop func()
 	work sync.WaitGroup
@@ -183,6 +186,7 @@ func (r *Redis) beats() {
 		if err := r.beat(r.ctx); err == nil && r.own.pending() {
 			r.reassert()
 		}
+		r.own.undoneLately() // forgets the others
 	}
 }
 

@@ -21,6 +21,15 @@ func (r *Redis) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 	if b, ok := r.remembered(c); ok {
 		return b, nil
 	}
+	b, err := r.beginShared(ctx, c)
+	if err != nil && c.FailOpen && c.Effect != tool.Read && len(c.Keys) > 0 && errors.Is(err, dedup.ErrUnavailable) {
+		return r.waive(ctx, c, err)
+	}
+	return b, err
+}
+
+// beginShared claims a call in Redis.
+func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
 	for {
 		if err := r.hold(ctx, c); err != nil {
 			return dedup.Begun{}, err

@@ -32,10 +32,10 @@ func TestFailover(t *testing.T) {
 			f := newFleet(sidecars(t, 3, cfg))
 			stop := f.load(t)
 			for range rounds {
-				time.Sleep(time.Second)
+				time.Sleep(loadBetween)
 				w.Failover()
 			}
-			time.Sleep(3 * time.Second) // beyond the hold
+			time.Sleep(loadBetween)
 			stop()
 			twice := 0
 			for _, n := range f.executed {
@@ -53,6 +53,9 @@ func TestFailover(t *testing.T) {
 		})
 	}
 }
+
+// loadBetween failovers is longer than new claims are held after one.
+const loadBetween = 3 * time.Second
 
 // load runs calls at all sidecars, each asked for again by others at once and later, until it is stopped.
 func (f *fleet) load(t *testing.T) (stop func()) {

@@ -183,6 +183,53 @@ func TestAnOutcomeWhileRedisIsAway(t *testing.T) {
 	stands(t, b, "y", dedup.Replay)
 }
 
+// TestAWaivedClaim runs here while Redis is away, once, and stands there when it is back.
+func TestAWaivedClaim(t *testing.T) {
+	s := redistest.Start(t)
+	stores := sidecars(t, 2, RedisConfig{Addrs: []string{s.Addr}})
+	a, b := stores[0], stores[1]
+	claim := func(name string) *dedup.Claim {
+		c := storetest.NewClaim(name)
+		c.FailOpen = true
+		return c
+	}
+	begin := func(c *dedup.Claim, want dedup.Status) dedup.Begun {
+		t.Helper()
+		got, err := a.Begin(t.Context(), c)
+		if err != nil || got.Status != want {
+			t.Fatalf("%+v, %v, want %d", got, err, want)
+		}
+		return got
+	}
+	s.Pause()
+	c, running := claim("ended"), claim("running")
+	mine := begin(c, dedup.Mine)
+	still := begin(running, dedup.Mine)
+	if mine.Waived != "store" || mine.Fence != 0 || mine.Generation == 0 || mine.Generation == still.Generation {
+		t.Fatalf("%+v %+v", mine, still)
+	}
+	begin(claim("ended"), dedup.InFlight)
+	if err := a.Finish(t.Context(), storetest.Ending(c, mine, dedup.Done)); !errors.Is(err, dedup.ErrDeferred) {
+		t.Fatalf("%v", err)
+	}
+	if d := begin(claim("ended"), dedup.Replay); !d.Answer.Kept {
+		t.Fatalf("%+v", d)
+	}
+	s.Resume()
+	until(t, "Redis has heard of them", func() bool { return !a.own.pending() })
+	if d := stands(t, b, "ended", dedup.Replay); !d.Answer.Kept {
+		t.Fatalf("%+v", d.Answer)
+	}
+	stands(t, b, "running", dedup.InFlight)
+	if err := a.Finish(t.Context(), storetest.Ending(running, still, dedup.Done)); err != nil {
+		t.Fatal(err)
+	}
+	stands(t, b, "running", dedup.Replay)
+	until(t, "both are charged, and nothing that was given up", func() bool {
+		return b.Usage("default", "a", "pay") == Usage{HourCalls: 2, DaySpend: 200, ToolCalls: 2}
+	})
+}
+
 // TestAProcessThatDied leaves what it had open unknown, and what Redis has lost of it too.
 func TestAProcessThatDied(t *testing.T) {
 	s := redistest.Start(t, "--appendonly", "no")

@@ -16,6 +16,9 @@ import (
 // Finish ends a claim: see dedup.Store. The journal takes the outcome while Redis is asked. Where Redis is away the
 // outcome is kept here and asserted until it stands there: dedup.ErrDeferred.
 func (r *Redis) Finish(ctx context.Context, e *dedup.End) error {
+	if e.Fence == 0 {
+		e = r.waivedEnd(e)
+	}
 	c := r.own.find(e.Fence, e.Nonce)
 	if c == nil {
 		return r.finishOther(ctx, e)
@@ -39,6 +42,12 @@ func (r *Redis) Finish(ctx context.Context, e *dedup.End) error {
 
 // settleOwn brings an own outcome to Redis and to those who wait for it here.
 func (r *Redis) settleOwn(ctx context.Context, c *ownCall, e *dedup.End) error {
+	if r.own.isWaived(c) { // Redis has not heard of it, and may still hold a claim of it that was given up
+		r.own.delay(c)
+		r.own.tellWaiters(c, c.endingOf(e), false)
+		r.reassert()
+		return fmt.Errorf("%w: the claim itself is not in Redis yet", dedup.ErrDeferred)
+	}
 	v, err := r.finish(ctx, e)
 	word := v.word
 	var rec *record

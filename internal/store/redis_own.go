@@ -70,13 +70,15 @@ type ownCalls struct {
 	fences map[uint64]*ownCall // won, by fence: open and recent ones; guarded by mu
 	recent []*ownCall          // ended, oldest first; guarded by mu
 	bytes  int                 // of recent; guarded by mu
+	undone []*ownCall          // given up and released lately, oldest first; guarded by mu
 	late   map[uint64]*ownCall // ended here and not yet in Redis, by nonce; guarded by mu
+	waived map[uint64]*ownCall // claimed here only, by nonce; guarded by mu
 	heirs  map[uint64]*ownCall // open when the last process died, by nonce; guarded by mu
 	closed bool                // guarded by mu
 }
 
 func newOwnCalls() *ownCalls {
-	return &ownCalls{open: map[uint64]*ownCall{}, fences: map[uint64]*ownCall{}, late: map[uint64]*ownCall{}, heirs: map[uint64]*ownCall{}}
+	return &ownCalls{open: map[uint64]*ownCall{}, fences: map[uint64]*ownCall{}, late: map[uint64]*ownCall{}, waived: map[uint64]*ownCall{}, heirs: map[uint64]*ownCall{}}
 }
 
 // intend appends that a claim is about to be asked for.
@@ -127,6 +129,10 @@ func (o *ownCalls) lose(c *ownCall) {
 		o.drop(c.nonce)
 	}
 	delete(o.heirs, c.nonce)
+	if c.gaveUp {
+		c.at = time.Now()
+		o.undone = append(o.undone, c)
+	}
 	_ = o.note(journal.Entry{Kind: kindLost, Fact: nonceFact(c.nonce, false)})
 }
 
@@ -248,17 +254,30 @@ func (o *ownCalls) delay(c *ownCall) {
 func (o *ownCalls) reached(c *ownCall) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	delete(o.waived, c.nonce)
 	if o.late[c.nonce] == c {
 		delete(o.late, c.nonce)
 		_ = o.note(journal.Entry{Kind: kindReached, Fact: nonceFact(c.nonce, true)})
 	}
 }
 
+// undoneLately are the claims whose release a failover may have lost.
+func (o *ownCalls) undoneLately() []*ownCall {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	first := slices.IndexFunc(o.undone, func(c *ownCall) bool { return time.Since(c.at) < recentFor })
+	if first < 0 {
+		first = len(o.undone)
+	}
+	o.undone = slices.Clone(o.undone[first:])
+	return slices.Clone(o.undone)
+}
+
 // pending says whether something waits for Redis.
 func (o *ownCalls) pending() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.late)+len(o.heirs) > 0
+	return len(o.late)+len(o.heirs)+len(o.waived) > 0
 }
 
 // running are the calls that were won and have no outcome.
@@ -291,7 +310,14 @@ func (o *ownCalls) waiting() (late, heirs []*ownCall) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, c := range o.late {
-		late = append(late, c)
+		if o.waived[c.nonce] == nil {
+			late = append(late, c)
+		}
+	}
+	for _, c := range o.waived {
+		if !o.shadowed(c) {
+			late = append(late, c)
+		}
 	}
 	for _, c := range o.heirs {
 		heirs = append(heirs, c)

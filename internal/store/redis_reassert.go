@@ -40,7 +40,7 @@ func (r *Redis) reasserts() {
 		}
 		late, heirs := r.own.waiting()
 		if life := r.epochs.Load(); life != r.asserted.Load() {
-			if r.beat(r.ctx) != nil || !r.assertAll(r.ctx, r.own.asserted()) {
+			if r.beat(r.ctx) != nil || !r.assertAll(r.ctx, r.own.asserted()) || !r.releaseAgain(r.ctx) {
 				r.again()
 				continue
 			}
@@ -79,6 +79,16 @@ func (r *Redis) assertAll(ctx context.Context, calls []*ownCall) bool {
 	}
 	wait.Wait()
 	return all
+}
+
+// releaseAgain releases what was given up lately: the one that is asked now may know of the claim alone.
+func (r *Redis) releaseAgain(ctx context.Context) bool {
+	for _, c := range r.own.undoneLately() {
+		if r.settle(ctx, c, dedup.NotSent) != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // assert brings one own call's record to Redis by compare-and-set, and says what came of it.
