@@ -104,6 +104,9 @@ func (m *Metrics) makeState() {
 	m.storeErrors = m.counters("store_errors_total", "Steps of the store that failed.", "op")
 	m.storeErrors.WithLabelValues("begin")
 	m.anomalies = m.counters("anomalies_total", "Agents that did what they had not done before, by rule.", "rule")
+	for _, rule := range []string{"identical_refusals", "spend_rate", "first_sensitive_use"} {
+		m.anomalies.WithLabelValues(rule) // there from the start, so that an increase can be seen
+	}
 	m.auditErrors = m.counter("audit_write_errors_total", "Audit records that could not be written when they were due: they waited in memory, or were lost (audit_records_lost in the audit).")
 	m.dropped = m.counter("audit_stream_dropped_total", "Audit records that did not get into the stream in Redis; the journal has them.")
 	m.doubles = m.counter("possible_double_executions_total", "Late answers whose key another holder had by then.")
