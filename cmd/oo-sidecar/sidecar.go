@@ -217,7 +217,9 @@ func (s *sidecar) serveAPI() {
 	s.api.UseBook(s.store.Book())
 	s.api.Record, s.api.Spent = s.audit.Append, s.spent
 	s.api.StrictPolicyTools = func() bool { return s.cfg.Load().API.StrictPolicyTools }
-	s.api.Published = s.published
+	if s.control == nil { // one that has a control plane itself is none: what that one says would end here
+		s.api.Published = s.published
+	}
 	s.api.Leases, s.api.Governor, s.api.Calls = s.store, s.governor, s.ctx
 	if s.members != nil {
 		s.api.Runs, s.members.changed = s.members, s.introduce

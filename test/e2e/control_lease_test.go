@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -296,6 +298,65 @@ func TestControlAnswers(t *testing.T) {
 	r = s.invoke("pay", `{"done":1}`)
 	r.is(t, "done elsewhere", 410, "result_not_kept", "dedup", "done")
 	if a.ran("pay") != 0 {
+		t.Errorf("ran %d times", a.ran("pay"))
+	}
+}
+
+// TestControlLostReplies: every answer of the control plane is lost the first time. Nothing runs twice, and nothing is
+// charged twice.
+func TestControlLostReplies(t *testing.T) {
+	t.Parallel()
+	a := act(t, ok)
+	p := plane(t, []settings{a.tool("pay", settings{"price_usd": "1"})}, nil)
+	if r := p.admin("POST", "/policies", `{"agent_id":"e2e-agent","max_spend_usd_per_day":"20.00"}`); r.status != 200 {
+		t.Fatal(r.status, r.body)
+	}
+	var lost atomic.Int64
+	wire := newStub(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		again, _ := http.NewRequestWithContext(r.Context(), r.Method, p.base()+r.URL.RequestURI(), bytes.NewReader(body))
+		again.Header = r.Header.Clone()
+		resp, err := clients.Do(again)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body)
+		if strings.HasPrefix(r.URL.Path, "/v1/ai/") && lost.Add(1)%2 == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(resp.StatusCode)
+		_, _ = w.Write(answer)
+	})
+	s := under(t, wire.URL, remote, nil)
+	two := under(t, p.base(), remote, nil)
+	done := 0
+	for n := range 40 {
+		body := fmt.Sprintf(`{"n":%d}`, n)
+		var r answer
+		for range 5 {
+			if r = s.call("pay", body); r.status != 503 {
+				break
+			}
+		}
+		switch {
+		case r.status == 200:
+			done++
+		case r.code() != "max_spend_usd_per_day_exceeded":
+			t.Errorf("call %d: %d %s", n, r.status, r.body)
+		}
+		if a.ran("pay") > done {
+			t.Fatalf("call %d ran twice", n)
+		}
+	}
+	if done != 20 || a.ran("pay") != 20 {
+		t.Errorf("%d calls of $1 were done under a cap of $20, and ran %d times", done, a.ran("pay"))
+	}
+	eventually(t, "what was done is known at the other sidecar", func() bool {
+		r := two.call("pay", `{"n":0}`)
+		return r.code() == "result_not_kept"
+	})
+	if a.ran("pay") != 20 {
 		t.Errorf("ran %d times", a.ran("pay"))
 	}
 }
