@@ -31,7 +31,7 @@ func newAgentList(a *app) *cobra.Command {
 				return err
 			}
 			agents := []agentState{}
-			if err := c.call(cmd.Context(), "GET", "/admin/v1/agents", nil, &agents); err != nil {
+			if err := c.call(cmd.Context(), "GET", "/v1/agents", nil, &agents); err != nil {
 				return err
 			}
 			t := &table{head: []string{"AGENT", "STATE", "SINCE", "REASON"}}
@@ -74,7 +74,7 @@ func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
 	}
 	a.doubt(cmd.Context(), c, id)
 	var s agentState
-	path := "/admin/v1/agents/" + url.PathEscape(id) + "/" + verb
+	path := "/v1/agents/" + url.PathEscape(id) + "/" + verb
 	if err := c.call(cmd.Context(), "POST", path, map[string]string{"reason": reason}, &s); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
 // doubt says on stderr when nobody is known by the id: a switch for a misspelt agent stops nobody.
 func (a *app) doubt(ctx context.Context, c *client, id string) {
 	var agents []agentState
-	if id == "*" || c.call(ctx, "GET", "/admin/v1/agents", nil, &agents) != nil {
+	if id == "*" || c.call(ctx, "GET", "/v1/agents", nil, &agents) != nil {
 		return
 	}
 	known := make([]string, 0, len(agents))

@@ -30,7 +30,7 @@ func newApply(a *app) *cobra.Command {
 				return err
 			}
 			applied := []api.Applied{}
-			if err := c.call(cmd.Context(), "POST", "/admin/v1/apply", d, &applied); err != nil {
+			if err := c.call(cmd.Context(), "POST", "/v1/apply", d, &applied); err != nil {
 				return err
 			}
 			t := &table{head: []string{"KIND", "NAME", "SCOPE", "CHANGE"}}

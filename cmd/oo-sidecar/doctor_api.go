@@ -72,7 +72,7 @@ func (d *doctor) tries() []try {
 // ask is the status of an operator's question.
 func (d *doctor) ask(ctx context.Context, key string) (int, error) {
 	address := dialable(d.cfg.API.Listen)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/admin/v1/status", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/v1/status", nil)
 	if err != nil {
 		return 0, err
 	}

@@ -95,7 +95,7 @@ policies:
 					t.Fatal(out)
 				}
 			}
-			if _, policies := g.ask(opsKey, "GET", "/admin/v1/policies", ""); strings.Contains(policies, "allow_force_new") || !strings.Contains(policies, `"agent_id":"kept"`) {
+			if _, policies := g.ask(opsKey, "GET", "/v1/entries/policies", ""); strings.Contains(policies, "allow_force_new") || !strings.Contains(policies, `"agent_id":"kept"`) {
 				t.Fatal("half of it holds, or another one went:", policies)
 			}
 			for _, e := range g.store.Entries() {

@@ -15,7 +15,7 @@ func (g *governed) refusals() (list []string) {
 		Reason       string `json:"policy_reason"`
 		AgentID      string `json:"agent_id"`
 	}
-	g.get("/admin/v1/audit?order=oldest&limit=1000", &rows)
+	g.get("/v1/audit?order=oldest&limit=1000", &rows)
 	for _, r := range rows {
 		if r.Tool == "" {
 			list = append(list, strings.TrimSpace(r.Reason+" "+r.AgentID+" "+r.Detail))

@@ -65,7 +65,8 @@ policies:
 		if status == http.StatusOK && strings.Contains(text, secret) {
 			t.Errorf("%s %s %s told of another agent: %s", method, path+query, body, text)
 		}
-		if status == http.StatusOK && (strings.HasPrefix(path, "/admin/") || slices.Contains([]string{"/v1/me/notifications", "/v1/tools"}, path)) {
+		if status == http.StatusOK && slices.Contains([]string{"/v1/me/notifications", "/v1/tools", "/v1/status", "/v1/agents", "/v1/unknown", "/v1/audit", "/v1/apply",
+			"/v1/guests", "/v1/entries/tools", "/v1/entries/policies"}, path) {
 			t.Errorf("%s %s %s: an agent's key got %s", method, path+query, body, text)
 		}
 	}
@@ -84,7 +85,7 @@ policies:
 func (g *governed) governance() string {
 	g.t.Helper()
 	var all strings.Builder
-	for _, path := range []string{"/v1/policies", "/v1/tools?scope_id=all", "/admin/v1/agents", "/admin/v1/unknown", "/v1/agents/zebra-agent/logs?limit=500",
+	for _, path := range []string{"/v1/policies", "/v1/tools?scope_id=all", "/v1/agents", "/v1/unknown", "/v1/agents/zebra-agent/logs?limit=500",
 		"/v1/agents/zebra-agent/metrics", "/v1/runs/okapi-run", "/v1/ai/status?key=zebra-lease"} {
 		status, text := g.ask(opsKey, "GET", path, "")
 		if before, after, ok := strings.Cut(text, `"ttl_left":`); ok { // time goes on
@@ -93,7 +94,7 @@ func (g *governed) governance() string {
 		fmt.Fprintln(&all, path, status, text)
 	}
 	var rows []struct{ What, Entity, Who string }
-	g.get("/admin/v1/audit?changes=true&order=oldest&limit=1000", &rows)
+	g.get("/v1/audit?changes=true&order=oldest&limit=1000", &rows)
 	for _, r := range rows {
 		if r.What != "" {
 			fmt.Fprintln(&all, r)

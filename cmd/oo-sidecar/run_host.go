@@ -101,7 +101,7 @@ func (p *plan) find(ctx context.Context, agent string) (*host, error) {
 	}
 	h := &host{client: &client{address: address, key: key, where: where, http: direct(10 * time.Second)}}
 	var st api.Status
-	if err := h.client.call(ctx, http.MethodGet, "/admin/v1/status", nil, &st); err != nil {
+	if err := h.client.call(ctx, http.MethodGet, "/v1/status", nil, &st); err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) {
 			return nil, errNobody // it was ending, or failed to start
 		}
@@ -141,7 +141,7 @@ func (h *host) join(ctx context.Context, agent string) error {
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, "http://"+h.client.address+"/admin/v1/runs", bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, "http://"+h.client.address+"/v1/guests", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (h *host) leave() {
 	var said struct{ Left int }
 	ctx, cancel := context.WithTimeout(context.Background(), leavePatience)
 	defer cancel()
-	if h.client.call(ctx, http.MethodDelete, "/admin/v1/runs/"+url.PathEscape(h.user), nil, &said) != nil || said.Left > 0 {
+	if h.client.call(ctx, http.MethodDelete, "/v1/guests/"+url.PathEscape(h.user), nil, &said) != nil || said.Left > 0 {
 		return
 	}
 	h.held.Close()

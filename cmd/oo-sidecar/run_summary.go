@@ -61,7 +61,7 @@ func (h *host) summary(ctx context.Context, began time.Time) string {
 	err := h.rows(ctx, began, t.add)
 	var st api.Status
 	if err == nil {
-		err = h.client.call(ctx, http.MethodGet, "/admin/v1/status", nil, &st)
+		err = h.client.call(ctx, http.MethodGet, "/v1/status", nil, &st)
 	}
 	if err != nil {
 		return "what was executed cannot be said now: " + err.Error()
@@ -77,7 +77,7 @@ func (h *host) rows(ctx context.Context, began time.Time, add func(*tallied)) er
 		q := url.Values{"agent": {h.agent}, "from": {began.UTC().Format(time.RFC3339Nano)}, "order": {"oldest"},
 			"after": {fmt.Sprint(after)}, "limit": {fmt.Sprint(page)}}
 		var rows []tallied
-		if err := h.client.call(ctx, http.MethodGet, "/admin/v1/audit?"+q.Encode(), nil, &rows); err != nil {
+		if err := h.client.call(ctx, http.MethodGet, "/v1/audit?"+q.Encode(), nil, &rows); err != nil {
 			return err
 		}
 		for i := range rows {

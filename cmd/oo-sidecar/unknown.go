@@ -97,7 +97,7 @@ func (a *app) resolve(cmd *cobra.Command, key string, q *api.ResolveRequest) err
 		return err
 	}
 	q.Key, q.Fence = call.Key, call.Fence
-	if err := c.call(cmd.Context(), "POST", "/admin/v1/unknown/resolve", q, nil); err != nil {
+	if err := c.call(cmd.Context(), "POST", "/v1/unknown/resolve", q, nil); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.stdout, "resolved as %s\n", q.Outcome)
@@ -110,7 +110,7 @@ func (a *app) unknowns(cmd *cobra.Command, prefix string) (*client, []api.Unknow
 		return nil, nil, err
 	}
 	calls := []api.UnknownCall{}
-	err = c.call(cmd.Context(), "GET", "/admin/v1/unknown?key="+url.QueryEscape(prefix), nil, &calls)
+	err = c.call(cmd.Context(), "GET", "/v1/unknown?key="+url.QueryEscape(prefix), nil, &calls)
 	return c, calls, err
 }
 

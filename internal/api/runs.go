@@ -31,7 +31,7 @@ type Runs interface {
 // ErrEnding says that the last run has ended and the sidecar with it: wait until it has gone and start another.
 var ErrEnding = errors.New("the last run has ended, and this sidecar ends with it")
 
-// join serves POST /admin/v1/runs. The answer is one line of JSON, and then nothing: the run lasts as long as the
+// join serves POST /v1/guests. The answer is one line of JSON, and then nothing: the run lasts as long as the
 // connection, so that a child whose `run` was killed is not remembered for ever.
 func (s *Server) join(w http.ResponseWriter, r *http.Request, _ *Key) {
 	var body struct {
@@ -81,7 +81,7 @@ func (s *Server) hold(ctx context.Context, w http.ResponseWriter, run Run) {
 	}
 }
 
-// leave serves DELETE /admin/v1/runs/{user}.
+// leave serves DELETE /v1/guests/{user}.
 func (s *Server) leave(w http.ResponseWriter, r *http.Request, _ *Key) {
 	if s.Runs == nil {
 		fail(w, http.StatusNotFound, "Not Found")

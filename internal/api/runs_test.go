@@ -46,7 +46,7 @@ func joined(t *testing.T, s *httptest.Server) (line string, body *bufio.Reader, 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)
-	r, err := http.NewRequestWithContext(ctx, "POST", s.URL+"/admin/v1/runs", strings.NewReader(`{"agent_id":"billing"}`))
+	r, err := http.NewRequestWithContext(ctx, "POST", s.URL+"/v1/guests", strings.NewReader(`{"agent_id":"billing"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,14 +111,14 @@ func TestWhoMayJoin(t *testing.T) {
 		"no JSON":          {&roll{}, operatorKey, `{`, 422, "invalid_body"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			status, body := ask(t, serveRuns(t, c.runs), "POST", "/admin/v1/runs", c.body, as(c.key)...)
+			status, body := ask(t, serveRuns(t, c.runs), "POST", "/v1/guests", c.body, as(c.key)...)
 			if status != c.status || !strings.Contains(body, c.says) {
 				t.Errorf("%d %s", status, body)
 			}
 		})
 	}
 	runs := &roll{left: make(chan string, 1)}
-	if status, body := ask(t, serveRuns(t, runs), "DELETE", "/admin/v1/runs/run-1", "", as(operatorKey)...); status != 200 || body != `{"left":3}` || <-runs.left != "run-1" {
+	if status, body := ask(t, serveRuns(t, runs), "DELETE", "/v1/guests/run-1", "", as(operatorKey)...); status != 200 || body != `{"left":3}` || <-runs.left != "run-1" {
 		t.Errorf("leaving: %d %s", status, body)
 	}
 }

@@ -1,4 +1,4 @@
-// Package api serves the OnceOnly-compatible API and the native operator's API on net/http. Whoever reaches the
+// Package api serves the OnceOnly-compatible API, and what operators need beyond it, on net/http. Whoever reaches the
 // listener may be the agent, which can be talked into anything: every request needs a key, and only an operator's
 // key changes what binds an agent.
 package api
@@ -94,21 +94,20 @@ func (s *Server) Handler() http.Handler {
 // operatorRoutes are those that only an operator's key may use.
 func (s *Server) operatorRoutes() map[string]methods {
 	routes := map[string]methods{
-		"/admin/v1/status":           {"GET": s.status},
-		"/admin/v1/agents":           {"GET": s.listAgents},
-		"/admin/v1/unknown":          {"GET": s.listUnknown},
-		"/admin/v1/unknown/resolve":  {"POST": s.resolve},
-		"/admin/v1/audit":            {"GET": s.queryAudit},
-		"/admin/v1/runs":             {"POST": s.join},
-		"/admin/v1/runs/{user}":      {"DELETE": s.leave},
-		"/admin/v1/apply":            {"POST": s.apply},
-		"/admin/v1/tools":            {"GET": s.listTools, "POST": s.putTool},
-		"/admin/v1/tools/{name}":     {"DELETE": s.deleteTool},
-		"/admin/v1/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
-		"/admin/v1/policies/{agent}": {"DELETE": s.deletePolicy},
+		"/v1/status":                   {"GET": s.status},
+		"/v1/agents":                   {"GET": s.listAgents},
+		"/v1/unknown":                  {"GET": s.listUnknown},
+		"/v1/unknown/resolve":          {"POST": s.resolve},
+		"/v1/audit":                    {"GET": s.queryAudit},
+		"/v1/guests":                   {"POST": s.join},
+		"/v1/guests/{user}":            {"DELETE": s.leave},
+		"/v1/apply":                    {"POST": s.apply},
+		"/v1/entries/tools":            {"GET": s.listTools, "POST": s.putTool},
+		"/v1/entries/tools/{name}":     {"DELETE": s.deleteTool},
+		"/v1/entries/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
+		"/v1/entries/policies/{agent}": {"DELETE": s.deletePolicy},
 	}
 	for name, turn := range map[string]action{"disable": s.disable, "enable": s.enable} {
-		routes["/admin/v1/agents/{id}/"+name] = methods{"POST": turn}
 		routes["/v1/agents/{id}/"+name] = methods{"POST": featured("kill_switch", turn)}
 	}
 	return routes

@@ -190,7 +190,7 @@ func as(key string) []string { return []string{"Authorization", "Bearer " + key}
 
 func TestWhoMayDoWhat(t *testing.T) {
 	s, b := serve(t)
-	const path = "/admin/v1/agents/billing/disable"
+	const path = "/v1/agents/billing/disable"
 	for name, c := range map[string]struct {
 		method, path string
 		header       []string
@@ -206,21 +206,21 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"agent":          {"POST", path, as(agentKey), 403, `{"detail":"Forbidden"}`},
 		"agent on v1":    {"POST", "/v1/agents/billing/disable", as(agentKey), 403, `{"detail":"Forbidden"}`},
 		"agent enables":  {"POST", "/v1/agents/billing/enable", as(agentKey), 403, `{"detail":"Forbidden"}`},
-		"agent lists":    {"GET", "/admin/v1/agents", as(agentKey), 403, `{"detail":"Forbidden"}`},
-		"agent resolves": {"POST", "/admin/v1/unknown/resolve", as(agentKey), 403, `{"detail":"Forbidden"}`},
-		"agent reads":    {"GET", "/admin/v1/audit", as(agentKey), 403, `{"detail":"Forbidden"}`},
-		"agent puts":     {"POST", "/admin/v1/policies", as(agentKey), 403, `{"detail":"Forbidden"}`},
+		"agent lists":    {"GET", "/v1/agents", as(agentKey), 403, `{"detail":"Forbidden"}`},
+		"agent resolves": {"POST", "/v1/unknown/resolve", as(agentKey), 403, `{"detail":"Forbidden"}`},
+		"agent reads":    {"GET", "/v1/audit", as(agentKey), 403, `{"detail":"Forbidden"}`},
+		"agent puts":     {"POST", "/v1/entries/policies", as(agentKey), 403, `{"detail":"Forbidden"}`},
 		"nowhere":        {"GET", "/v1/nothing", as(operatorKey), 404, `{"detail":"Not Found"}`},
 		"nowhere, no key": {"GET", "/v1/nothing", nil, 401,
 			`{"detail":"Missing Authorization Bearer token"}`},
 		"method":          {"GET", path, as(operatorKey), 405, `{"detail":"Method Not Allowed"}`},
 		"slash":           {"POST", path + "/", as(operatorKey), 404, `{"detail":"Not Found"}`},
-		"double slash":    {"POST", "//admin/v1/agents", as(operatorKey), 404, `{"detail":"Not Found"}`},
-		"dots":            {"POST", "/v1/../admin/v1/agents", as(operatorKey), 404, `{"detail":"Not Found"}`},
+		"double slash":    {"POST", "//v1/agents", as(operatorKey), 404, `{"detail":"Not Found"}`},
+		"dots":            {"POST", "/v1/../v1/agents", as(operatorKey), 404, `{"detail":"Not Found"}`},
 		"raw slash":       {"POST", "/v1/agents/a/b/disable", as(operatorKey), 404, `{"detail":"Not Found"}`},
 		"rebound":         {"POST", path, append(as(operatorKey), "Host", "evil.example"), 403, ""},
 		"page":            {"POST", path, append(as(operatorKey), "Origin", "http://evil.example"), 403, ""},
-		"page, get":       {"GET", "/admin/v1/agents", append(as(operatorKey), "Sec-Fetch-Site", "cross-site"), 403, ""},
+		"page, get":       {"GET", "/v1/agents", append(as(operatorKey), "Sec-Fetch-Site", "cross-site"), 403, ""},
 		"page, preflight": {"OPTIONS", path, []string{"Origin", "http://evil.example", "Access-Control-Request-Method", "POST"}, 401, ""},
 	} {
 		status, body := ask(t, s, c.method, c.path, `{"reason":"x"}`, c.header...)
@@ -237,8 +237,8 @@ func TestAgentsAreSwitchedInTheWordsOfTheAPI(t *testing.T) {
 	s, b := serve(t)
 	for _, c := range []struct{ path, body, want string }{
 		{"/v1/agents/support_bot/disable", `{"reason":"loops"}`, `{"agent_id":"support_bot","is_enabled":false,"disabled_reason":"loops","disabled_at":"2026-01-02T03:04:05Z"}`},
-		{"/admin/v1/agents/a%2Fb%20c/disable", `{}`, `{"agent_id":"a/b c","is_enabled":false,"disabled_reason":"","disabled_at":"2026-01-02T03:04:05Z"}`},
-		{"/admin/v1/agents/%2A/disable", `{"reason":"all","later":1}`, `{"agent_id":"*","is_enabled":false,"disabled_reason":"all","disabled_at":"2026-01-02T03:04:05Z"}`},
+		{"/v1/agents/a%2Fb%20c/disable", `{}`, `{"agent_id":"a/b c","is_enabled":false,"disabled_reason":"","disabled_at":"2026-01-02T03:04:05Z"}`},
+		{"/v1/agents/%2A/disable", `{"reason":"all","later":1}`, `{"agent_id":"*","is_enabled":false,"disabled_reason":"all","disabled_at":"2026-01-02T03:04:05Z"}`},
 		{"/v1/agents/support_bot/enable", "", `{"agent_id":"support_bot","is_enabled":true,"disabled_reason":null,"disabled_at":null}`},
 	} {
 		if status, body := ask(t, s, "POST", c.path, c.body, as(operatorKey)...); status != 200 || body != c.want {
@@ -282,7 +282,7 @@ func TestResolveUnknown(t *testing.T) {
 		"moved":          {`{"key":"abcd1","fence":9,"outcome":"done","why":"seen"}`, 409, "moved"},
 		"young":          {`{"key":"abcd2","outcome":"not-executed","why":"seen"}`, 409, "too_young"},
 	} {
-		if status, body := ask(t, s, "POST", "/admin/v1/unknown/resolve", c.body, as(operatorKey)...); status != c.status || !strings.Contains(body, c.want) {
+		if status, body := ask(t, s, "POST", "/v1/unknown/resolve", c.body, as(operatorKey)...); status != c.status || !strings.Contains(body, c.want) {
 			t.Errorf("%s: %d %s, want %d %q", name, status, body, c.status, c.want)
 		}
 	}
@@ -294,7 +294,7 @@ func TestResolveUnknown(t *testing.T) {
 		`{"key":"abcd2","outcome":"not-executed","why":"I know","force":true}`,
 		`{"key":"ef00","outcome":"done","why":"seen"}`,
 	} {
-		if status, answer := ask(t, s, "POST", "/admin/v1/unknown/resolve", body, as(operatorKey)...); status != 200 {
+		if status, answer := ask(t, s, "POST", "/v1/unknown/resolve", body, as(operatorKey)...); status != 200 {
 			t.Fatalf("%s: %d %s", body, status, answer)
 		}
 	}
@@ -310,7 +310,7 @@ func TestResolveUnknown(t *testing.T) {
 
 func TestUnknownListShowsNoBareKey(t *testing.T) {
 	s, _ := serve(t)
-	status, body := ask(t, s, "GET", "/admin/v1/unknown?key=ABCD", "", as(operatorKey)...)
+	status, body := ask(t, s, "GET", "/v1/unknown?key=ABCD", "", as(operatorKey)...)
 	var calls []UnknownCall
 	if err := json.Unmarshal([]byte(body), &calls); err != nil || status != 200 || len(calls) != 2 || calls[0].Fence != 10 || calls[0].TimeoutMS != 60000 {
 		t.Errorf("%d %s %v", status, body, err)
@@ -327,18 +327,18 @@ func TestRegistryAuditAndStatus(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/admin/v1/tools", "", 200, `[]`},
-		{"GET", "/admin/v1/policies", "", 200, `[]`},
-		{"POST", "/admin/v1/tools", `{"name":"charge"}`, 200, `{"name":"charge","source":"api","spec":{"name":"charge"}}`},
-		{"POST", "/admin/v1/tools", `{}`, 422, `tools[0].name: is missing`},
-		{"DELETE", "/admin/v1/tools/mine", "", 200, `"deleted":"mine"`},
-		{"DELETE", "/admin/v1/policies/other", "", 404, `not_found`},
-		{"GET", "/admin/v1/status", "", 200, `"agent_id":"billing"`},
-		{"GET", "/admin/v1/audit?agent=a&limit=7&after=41", "", 200, `[{"seq":42,`},
-		{"GET", "/admin/v1/audit?limit=0", "", 422, `limit`},
-		{"GET", "/admin/v1/audit?from=yesterday", "", 422, `RFC 3339`},
-		{"GET", "/admin/v1/audit?after=-1", "", 422, `after`},
-		{"GET", "/admin/v1/audit?agent=broken", "", 500, `Internal Server Error`},
+		{"GET", "/v1/entries/tools", "", 200, `[]`},
+		{"GET", "/v1/entries/policies", "", 200, `[]`},
+		{"POST", "/v1/entries/tools", `{"name":"charge"}`, 200, `{"name":"charge","source":"api","spec":{"name":"charge"}}`},
+		{"POST", "/v1/entries/tools", `{}`, 422, `tools[0].name: is missing`},
+		{"DELETE", "/v1/entries/tools/mine", "", 200, `"deleted":"mine"`},
+		{"DELETE", "/v1/entries/policies/other", "", 404, `not_found`},
+		{"GET", "/v1/status", "", 200, `"agent_id":"billing"`},
+		{"GET", "/v1/audit?agent=a&limit=7&after=41", "", 200, `[{"seq":42,`},
+		{"GET", "/v1/audit?limit=0", "", 422, `limit`},
+		{"GET", "/v1/audit?from=yesterday", "", 422, `RFC 3339`},
+		{"GET", "/v1/audit?after=-1", "", 422, `after`},
+		{"GET", "/v1/audit?agent=broken", "", 500, `Internal Server Error`},
 	} {
 		status, body := ask(t, s, c.method, c.path, c.body, as(operatorKey)...)
 		if status != c.status || !strings.Contains(body, c.want) || !json.Valid([]byte(body)) {
@@ -356,7 +356,7 @@ func TestServerWithoutABackendSaysSo(t *testing.T) {
 	api.UseKeys(ring)
 	s := httptest.NewServer(api.Handler())
 	defer s.Close()
-	for _, path := range []string{"/admin/v1/agents", "/admin/v1/unknown", "/admin/v1/audit", "/admin/v1/tools", "/admin/v1/status"} {
+	for _, path := range []string{"/v1/agents", "/v1/unknown", "/v1/audit", "/v1/entries/tools", "/v1/status"} {
 		if status, body := ask(t, s, "GET", path, "", as(operatorKey)...); status != 501 {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
@@ -381,7 +381,7 @@ func TestKeysAndRates(t *testing.T) {
 	s, _ := serve(t)
 	var statuses []int
 	for range 3 {
-		status, _ := ask(t, s, "GET", "/admin/v1/agents", "", as("once_live_slow_for_tests")...)
+		status, _ := ask(t, s, "GET", "/v1/agents", "", as("once_live_slow_for_tests")...)
 		statuses = append(statuses, status)
 	}
 	if fmt.Sprint(statuses) != "[200 200 429]" {
@@ -414,10 +414,10 @@ func TestBucketNeverLetsMoreThanItsRateAndABurstThrough(t *testing.T) {
 func TestRawRequests(t *testing.T) {
 	s, _ := serve(t)
 	for request, want := range map[string]string{
-		"GET /admin/v1/agents HTTP/1.1\r\nHost: localhost\r\n\r\n":                    "HTTP/1.1 401",
-		"GET /admin/v1/agents HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n":      "HTTP/1.1 400",
-		"GET http://evil.example/admin/v1/agents HTTP/1.1\r\nHost: localhost\r\n\r\n": "HTTP/1.1 403",
-		"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n":                    "HTTP/1.1 404",
+		"GET /v1/agents HTTP/1.1\r\nHost: localhost\r\n\r\n":                    "HTTP/1.1 401",
+		"GET /v1/agents HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n":      "HTTP/1.1 400",
+		"GET http://evil.example/v1/agents HTTP/1.1\r\nHost: localhost\r\n\r\n": "HTTP/1.1 403",
+		"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n":              "HTTP/1.1 404",
 	} {
 		c, err := net.Dial("tcp", s.Listener.Addr().String())
 		if err != nil {

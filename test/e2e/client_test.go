@@ -87,7 +87,7 @@ func (s *sidecar) forward(method, target, body string, headers ...string) answer
 // admin asks the operator's api.
 func (s *sidecar) admin(method, path, body string) answer {
 	s.t.Helper()
-	return s.send(method, "http://"+s.api+"/admin/v1"+path, body, "Authorization", "Bearer "+operatorKey)
+	return s.send(method, "http://"+s.api+"/v1"+path, body, "Authorization", "Bearer "+operatorKey)
 }
 
 // turn throws the kill switch, or takes it back, by the api.

@@ -83,7 +83,7 @@ func TestControlSharedCap(t *testing.T) {
 		ok(x)
 	})
 	p := plane(t, []settings{a.tool("pay", settings{"price_usd": "0.5"}), {"name": "gone", "url": "http://127.0.0.1:1/gone", "price_usd": "1"}}, nil)
-	if r := p.admin("POST", "/policies", `{"agent_id":"e2e-agent","max_calls_per_tool":{"pay":40},"max_spend_usd_per_day":"15.00"}`); r.status != 200 {
+	if r := p.admin("POST", "/entries/policies", `{"agent_id":"e2e-agent","max_calls_per_tool":{"pay":40},"max_spend_usd_per_day":"15.00"}`); r.status != 200 {
 		t.Fatal(r.status, r.body)
 	}
 	fleet := fleetOf(t, p, nil)

@@ -111,17 +111,17 @@ func TestControlPush(t *testing.T) {
 		}
 	}
 	check("a policy", arrives(t, "a policy", fleet, func() {
-		if r := p.admin("POST", "/policies", `{"agent_id":"e2e-agent","blocked_tools":["pay"]}`); r.status != 200 {
+		if r := p.admin("POST", "/entries/policies", `{"agent_id":"e2e-agent","blocked_tools":["pay"]}`); r.status != 200 {
 			t.Fatal(r.status, r.body)
 		}
 	}, func(s *sidecar, n int) bool { return s.call("pay", unique(s, n)).code() == "tool_explicitly_blocked" }))
 	check("a policy's end", arrives(t, "a policy's end", fleet, func() {
-		if r := p.admin("DELETE", "/policies/e2e-agent", ""); r.status != 200 {
+		if r := p.admin("DELETE", "/entries/policies/e2e-agent", ""); r.status != 200 {
 			t.Fatal(r.status, r.body)
 		}
 	}, func(s *sidecar, n int) bool { return s.call("pay", unique(s, n)).status == 200 }))
 	check("a tool", arrives(t, "a tool", fleet, func() {
-		if r := p.admin("POST", "/tools", fmt.Sprintf(`{"name":"refund","url":%q}`, a.URL+"/refund")); r.status != 200 {
+		if r := p.admin("POST", "/entries/tools", fmt.Sprintf(`{"name":"refund","url":%q}`, a.URL+"/refund")); r.status != 200 {
 			t.Fatal(r.status, r.body)
 		}
 	}, func(s *sidecar, n int) bool { return s.call("refund", unique(s, n)).status == 200 }))
@@ -130,7 +130,7 @@ func TestControlPush(t *testing.T) {
 	check("the kill switch's end", arrives(t, "the kill switch's end", fleet, func() { p.turn("e2e-agent", "enable") },
 		func(s *sidecar, n int) bool { return s.call("pay", unique(s, n)).status == 200 }))
 	s := fleet[0]
-	if r := s.admin("POST", "/tools", fmt.Sprintf(`{"name":"pay","url":%q}`, a.URL+"/elsewhere")); r.status != 422 || !strings.Contains(r.body, "control plane") {
+	if r := s.admin("POST", "/entries/tools", fmt.Sprintf(`{"name":"pay","url":%q}`, a.URL+"/elsewhere")); r.status != 422 || !strings.Contains(r.body, "control plane") {
 		t.Errorf("a sidecar changes what its control plane owns: %d %s", r.status, r.body)
 	}
 	for _, want := range []string{"control: followed", "changes are pushed", "an older version is refused"} {
@@ -155,7 +155,7 @@ func TestControlKeys(t *testing.T) {
 			t.Errorf("%s %s by a sidecar: %d %s", method, path, r.status, r.body)
 		}
 	}
-	if r := p.send("GET", p.base()+"/admin/v1/audit", "", "Authorization", "Bearer "+sidecarKey); r.status != 403 {
+	if r := p.send("GET", p.base()+"/v1/audit", "", "Authorization", "Bearer "+sidecarKey); r.status != 403 {
 		t.Errorf("a sidecar reads the audit: %d", r.status)
 	}
 	if r := ask("GET", "/snapshot", agentKey); r.status != 403 {
@@ -205,7 +205,7 @@ func TestControlAway(t *testing.T) {
 	t.Parallel()
 	a := act(t, ok)
 	p := plane(t, []settings{a.tool("pay", nil), a.tool("look", settings{"effect": "read"})}, nil)
-	p.admin("POST", "/policies", `{"agent_id":"e2e-agent","blocked_tools":["drop"]}`)
+	p.admin("POST", "/entries/policies", `{"agent_id":"e2e-agent","blocked_tools":["drop"]}`)
 	s := under(t, p.base(), settings{"max_stale": "3s"}, nil)
 	if r := s.call("pay", `{"n":0}`); r.status != 200 {
 		t.Fatal(r.status, r.body)

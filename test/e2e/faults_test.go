@@ -480,7 +480,7 @@ func TestSecretsStayInside(t *testing.T) {
 	out, errs, _ := s.cli("explain", "POST", a.URL+"/pay", "-d", body)
 	export, _, _ := s.cli("audit", "export", "--changes")
 	ready := s.send("GET", "http://"+s.health+"/readyz?verbose", "")
-	toolsList, metrics := s.admin("GET", "/tools", ""), metric(s, "")
+	toolsList, metrics := s.admin("GET", "/entries/tools", ""), metric(s, "")
 	s.stop()
 	places := map[string]string{
 		"explain": out + errs, "audit": export, "log": s.log.String(), "metrics": metrics, "readyz": ready.body, "the api's tools": toolsList.body,
