@@ -32,6 +32,9 @@ func (v *checker) control() {
 	if c.KeySecret != "" {
 		v.secret("control.key_secret", "the secret", c.KeySecret)
 	}
+	if c.Lease == "remote" && v.Store.Kind == "redis" {
+		v.odd("control.lease", "each call asks both Redis and the control plane for leave", "write lease: local: Redis holds at most once between sidecars already")
+	}
 	v.credentials()
 }
 

@@ -270,3 +270,70 @@ func TestNoDowngrade(t *testing.T) {
 		t.Errorf("%v, applied %d", err, applied)
 	}
 }
+
+// TestHosted: policies, tools and the switches that can be asked for come as one, or not at all.
+func TestHosted(t *testing.T) {
+	answers := map[string]string{
+		"/v1/policies": `{"data":[{"agent_id":"a","policy":{"blocked_tools":["x"],"max_actions_per_hour":null,"new_rule":1}}]}`,
+		"/v1/tools":    `[{"name":"t","scope_id":"agent:a","url":"https://h/t","timeout_ms":250,"max_retries":0,"enabled":false,"has_secret":true}]`,
+		"/v1/agents/a": `{"agent_id":"a","is_enabled":false,"disabled_reason":"r","disabled_at":"2026-03-01T00:00:00Z"}`,
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, ok := answers[r.URL.EscapedPath()]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprint(w, text)
+	}))
+	defer srv.Close()
+	c, _ := newClient(srv.URL, "k")
+	s, err := c.hosted(context.Background(), []string{"a", "b/c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Native || s.Blind || len(s.Agents) != 1 || s.Agents[0].Agent != "a" || s.Agents[0].At.IsZero() || fmt.Sprint(s.Ignored) != "[a.new_rule]" ||
+		string(s.Policies[0]) != `{"agent_id":"a","blocked_tools":["x"]}` || s.Tools[0].Signed != "onceonly" ||
+		string(s.Tools[0].Spec) != `{"body":"envelope","enabled":false,"max_retries":0,"name":"t","scope":"agent:a","timeout":"250ms","url":"https://h/t"}` {
+		t.Errorf("%+v %s %s", s, s.Policies, s.Tools[0].Spec)
+	}
+	answers["/v1/agents/a"] = `{}`
+	if s, err := c.hosted(context.Background(), []string{"a"}); err == nil {
+		t.Errorf("an agent of which nothing is said: %+v", s)
+	}
+	delete(answers, "/v1/agents/a")
+	if s, err := c.hosted(context.Background(), []string{"a"}); err != nil || !s.Blind {
+		t.Errorf("no agent can be asked for: %+v %v", s, err)
+	}
+	answers["/v1/policies"] = `{"policies":[]}`
+	if s, err := c.hosted(context.Background(), nil); err == nil {
+		t.Errorf("no list: %+v", s)
+	}
+}
+
+// TestFloor: a kept version that does not hold here is a floor all the same.
+func TestFloor(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeKept(dir, "http://h", &Snapshot{Version: 9, Native: true}); err != nil {
+		t.Fatal(err)
+	}
+	alarms, refuse := 0, true
+	f, err := Follow(Config{BaseURL: "http://h", APIKey: "k", Poll: time.Second, MaxStale: time.Minute}, Options{
+		Dir: dir, Apply: func(*Snapshot) error {
+			if refuse {
+				return errors.New("it does not hold")
+			}
+			return nil
+		}, Alarm: func() { alarms++ }, Fresh: func(time.Time) {}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil || f.Snapshot() != nil {
+		t.Fatal(err)
+	}
+	refuse = false
+	if err := f.take(&Snapshot{Version: 8, Native: true}, time.Now()); err == nil || alarms != 1 {
+		t.Error(err, alarms)
+	}
+	if err := f.take(&Snapshot{Version: 9, Native: true}, time.Now()); err != nil || alarms != 1 {
+		t.Error(err, alarms)
+	}
+}

@@ -21,6 +21,7 @@ type Follower struct {
 
 	mu        sync.Mutex
 	current   *Snapshot // in force; nil before the first one. Guarded by mu
+	highest   uint64    // version that was ever seen, in force or not; 0: of no oo-sidecar. Guarded by mu
 	confirmed time.Time // when the control plane last said so; guarded by mu
 	err       error     // of the last question; guarded by mu
 	touched   time.Time // when the file was last confirmed; guarded by mu
@@ -54,6 +55,7 @@ func Follow(cfg Config, opt Options) (*Follower, error) {
 	case err != nil:
 		opt.Log.Error("the kept snapshot of the control plane cannot be read", "error", err.Error())
 	case s != nil:
+		f.highest = s.Version
 		if err := opt.Apply(s); err != nil {
 			opt.Log.Error("the kept snapshot of the control plane does not hold here", "error", err.Error())
 			break
@@ -99,7 +101,7 @@ func (f *Follower) ask(ctx context.Context) (pushed bool, err error) {
 	}
 	asked := time.Now()
 	next, err := f.client.native(ctx, after, wait)
-	if err != nil && kindOf(err) == Absent && (known == nil || !known.Native) {
+	if err != nil && kindOf(err) == Absent && f.seen() == 0 {
 		next, err = f.client.hosted(ctx, f.opt.Agents())
 	}
 	switch {
@@ -112,20 +114,27 @@ func (f *Follower) ask(ctx context.Context) (pushed bool, err error) {
 	if next.Native {
 		asked = time.Now()
 	}
-	return next.Native, f.take(next, known, asked)
+	return next.Native, f.take(next, asked)
+}
+
+// seen is the highest version that was ever offered and taken.
+func (f *Follower) seen() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.highest
 }
 
 // take has a snapshot hold, unless it is older than the one that does.
-func (f *Follower) take(next, known *Snapshot, at time.Time) error {
-	if known != nil && known.Native && next.Version < known.Version {
+func (f *Follower) take(next *Snapshot, at time.Time) error {
+	if seen := f.seen(); next.Version < seen {
 		f.opt.Alarm()
-		return fmt.Errorf("the control plane offers version %d of its policies, which is older than version %d here; it is refused until it offers a newer one", next.Version, known.Version)
+		return fmt.Errorf("the control plane offers version %d of its policies, which is older than version %d here; it is refused until it offers a newer one", next.Version, seen)
 	}
 	if err := f.opt.Apply(next); err != nil {
 		return fmt.Errorf("what the control plane says does not hold here, and what it said before stays: %w", err)
 	}
 	f.mu.Lock()
-	f.current = next
+	f.current, f.highest = next, next.Version
 	f.mu.Unlock()
 	if err := writeKept(f.dir, f.cfg.BaseURL, next); err != nil {
 		f.opt.Log.Error("the snapshot of the control plane cannot be kept", "error", err.Error())

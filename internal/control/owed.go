@@ -146,6 +146,9 @@ func (s *Leases) say(ctx context.Context, h *held, now *held) {
 	default:
 		s.book.change(h, func() { h.tries++ })
 		back := min(mostBackoff, 200*time.Millisecond<<min(now.tries, 8))
+		if e, ok := errors.AsType[*Error](err); ok {
+			back = min(mostBackoff, max(back, e.RetryAfter))
+		}
 		s.book.acted(h, time.Now().Add(back/2+rand.N(back/2)))
 	}
 }
