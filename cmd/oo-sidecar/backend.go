@@ -31,6 +31,12 @@ func (b switchboard) Switches() []api.Switch {
 		seen[sw.Agent] = true
 		list = append(list, shownSwitch(sw))
 	}
+	for _, sw := range b.s.control.switches() {
+		if !seen[sw.Agent] {
+			seen[sw.Agent] = true
+			list = append(list, api.Switch{AgentID: sw.Agent, Off: true, Reason: sw.Reason + " (the control plane's switch)", Since: sw.At})
+		}
+	}
 	cfg := b.s.cfg.Load()
 	names := append([]string{cfg.Agent.ID}, slices.Sorted(maps.Keys(cfg.Agent.ProxyUsers))...)
 	for _, k := range cfg.API.Keys {

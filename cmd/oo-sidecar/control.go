@@ -38,7 +38,8 @@ type controlled struct {
 // said is what the control plane said last; swapped whole.
 type said struct {
 	snapshot *control.Snapshot
-	off      map[string]bool // agents that are switched off
+	switches []control.Switch // agents that are switched off
+	off      map[string]bool  // the same, by agent
 }
 
 // controlDir is where what belongs to the control plane is kept, beside the store.
@@ -146,7 +147,7 @@ func (s *sidecar) agents() []string {
 func (s *sidecar) obey(next *control.Snapshot) error {
 	s.editing.Lock()
 	defer s.editing.Unlock()
-	fresh := &said{snapshot: next, off: map[string]bool{}}
+	fresh := &said{snapshot: next, switches: next.Agents, off: map[string]bool{}}
 	for _, sw := range next.Agents {
 		fresh.off[sw.Agent] = true
 	}
@@ -155,9 +156,9 @@ func (s *sidecar) obey(next *control.Snapshot) error {
 	snapshot, err := s.snapshot(cfg)
 	if err != nil {
 		if before != nil {
-			fresh = &said{snapshot: before.snapshot, off: fresh.off} // a switch that was thrown binds although the rest does not
+			fresh = &said{snapshot: before.snapshot, switches: next.Agents, off: fresh.off} // a switch that was thrown binds although the rest does not
 		} else {
-			fresh = &said{snapshot: &control.Snapshot{}, off: fresh.off}
+			fresh = &said{snapshot: &control.Snapshot{}, switches: next.Agents, off: fresh.off}
 		}
 		s.control.said.Store(fresh)
 	} else {
@@ -195,6 +196,14 @@ func (c *controlled) disabled(agent string) bool {
 	}
 	said := c.said.Load()
 	return said != nil && len(said.off) > 0 && (said.off[store.Everyone] || said.off[agent])
+}
+
+// switches are the agents that the control plane has switched off.
+func (c *controlled) switches() []control.Switch {
+	if c == nil || c.said.Load() == nil {
+		return nil
+	}
+	return c.said.Load().switches
 }
 
 // overlay puts the control plane's tools and policies in the place of local ones of the same name.

@@ -127,6 +127,9 @@ func TestControlPush(t *testing.T) {
 	}, func(s *sidecar, n int) bool { return s.call("refund", unique(s, n)).status == 200 }))
 	check("the kill switch", arrives(t, "the kill switch", fleet, func() { p.turn("e2e-agent", "disable") },
 		func(s *sidecar, n int) bool { return s.call("pay", unique(s, n)).code() == "agent_disabled" }))
+	if out, errs, code := fleet[0].cli("agent", "ls"); code != 0 || !strings.Contains(out, "the control plane's switch") {
+		t.Errorf("agent ls at a sidecar: exit %d: %s%s", code, out, errs)
+	}
 	check("the kill switch's end", arrives(t, "the kill switch's end", fleet, func() { p.turn("e2e-agent", "enable") },
 		func(s *sidecar, n int) bool { return s.call("pay", unique(s, n)).status == 200 }))
 	s := fleet[0]
