@@ -21,7 +21,6 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
-	"github.com/oo-sidecar/oo-sidecar/internal/store"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/policy"
 	"github.com/oo-sidecar/oo-sidecar/proxy"
@@ -40,7 +39,7 @@ type house struct {
 	t     *testing.T
 	dir   string
 	clock *clock
-	store *store.Embedded
+	store keeper
 	gov   *govern.Governor
 	api   *api.Server
 	http  *httptest.Server
@@ -142,10 +141,7 @@ func newHouse(t *testing.T, with setup) *house {
 	if h.tool == nil {
 		h.tool = newShop(t)
 	}
-	var err error
-	if h.store, err = store.OpenEmbedded(store.Options{Config: store.EmbeddedConfig{Dir: h.dir, Durability: "process"}, Now: h.clock.Now}); err != nil {
-		t.Fatal(err)
-	}
+	h.store = openKeeper(t, h.dir, h.clock)
 	secret := h.store.Secret()
 	mask := hmac.NewMask(secret[:])
 	upstream, err := proxy.NewUpstream(proxy.Config{AllowPrivate: []string{"127.0.0.0/8"}})

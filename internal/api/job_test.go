@@ -152,6 +152,7 @@ func TestACanceledJobStops(t *testing.T) {
 // TestAJobOutlivesTheSidecar: killed between two actions, or while one runs, it goes on where the ledger says, and no
 // action runs twice.
 func TestAJobOutlivesTheSidecar(t *testing.T) {
+	copiesJournal(t)
 	tools := []tool.Config{charge("/a"), charge("/b"), charge("/c")}
 	tools[0].Dedup.Mode = "off" // of a only the job itself knows that it ran
 	h := newHouse(t, setup{tools: tools})
@@ -173,6 +174,7 @@ func TestAJobOutlivesTheSidecar(t *testing.T) {
 
 // TestAJobGoesOnWithWhatRan: the action had ended when the sidecar died, and only the job did not know yet.
 func TestAJobGoesOnWithWhatRan(t *testing.T) {
+	copiesJournal(t)
 	tools := []tool.Config{charge("/a"), charge("/b")}
 	h := newHouse(t, setup{tools: tools})
 	var dir string
@@ -202,6 +204,7 @@ func TestAJobGoesOnWithWhatRan(t *testing.T) {
 // TestAnActionThatNothingRemembers: a tool whose calls are never the same leaves nothing to ask, so an action that may
 // have been sent is not sent again; one that certainly was not is.
 func TestAnActionThatNothingRemembers(t *testing.T) {
+	copiesJournal(t)
 	for effect, code := range map[string]string{"mutating": "outcome_unknown", "read": ""} {
 		off := charge("/off")
 		off.Dedup.Mode, off.Effect = "off", effect
@@ -222,6 +225,7 @@ func TestAnActionThatNothingRemembers(t *testing.T) {
 
 // TestAJobStopsWithTheSidecar between two actions, and the next one goes on.
 func TestAJobStopsWithTheSidecar(t *testing.T) {
+	copiesJournal(t)
 	tools := []tool.Config{charge("/a"), charge("/b")}
 	tools[1].Dedup.Mode = "off" // once begun it could not be repeated
 	h := newHouse(t, setup{tools: tools})
@@ -263,6 +267,7 @@ func TestManyCallersOneJob(t *testing.T) {
 
 // TestAJobHoldsItsLease: at work it extends its lease, and after a restart it takes it up again although it has expired.
 func TestAJobHoldsItsLease(t *testing.T) {
+	copiesJournal(t)
 	t.Parallel()
 	read := charge("/read")
 	read.Effect = "read"

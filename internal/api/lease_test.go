@@ -216,6 +216,7 @@ func TestRunFnThatFails(t *testing.T) {
 
 // TestWorkOutlivesTheSidecar: killed and started again, it knows who holds what.
 func TestWorkOutlivesTheSidecar(t *testing.T) {
+	copiesJournal(t)
 	h := newHouse(t, setup{})
 	held := h.lease("held")
 	done := h.lease("done")
