@@ -20,8 +20,8 @@ end
 
 local s = load(mine.fence)
 if s and not s.damaged then
-	if s.nonce ~= mine.nonce then
-		return say('overtaken', encode(s))
+	if s.nonce ~= mine.nonce then -- an operator has settled it, or it goes on under a higher fence
+		return say('moved', encode(s))
 	elseif further(mine) <= further(s) or not open(s) then
 		return say('stands', encode(s))
 	end

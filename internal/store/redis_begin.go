@@ -67,24 +67,27 @@ func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
 
 // begin writes the intent and asks Redis at the same time.
 func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	if err := r.pressed(); err != nil {
+	if err := errors.Join(r.client.err(), r.pressed()); err != nil { // nothing is written for what is refused at once
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
 	mine, commit, err := r.own.intend(c, r.now())
 	if err != nil {
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
-	v, rec, err := r.claim(ctx, c, mine.requestID())
+	v, rec, lost, err := r.claim(ctx, c, mine.requestID())
 	switch {
-	case errors.Is(err, errNotExecuted):
-		r.own.lose(mine)
-		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
-	case err != nil:
+	case err == nil && v.word == "mine":
+		mine.lost = lost
+	case lost: // whatever was answered to a later asking: the first one may be on its way
 		r.giveUp(mine)
+	default:
+		r.own.lose(mine)
+	}
+	switch {
+	case err != nil:
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	case v.word != "mine":
-		r.own.lose(mine)
-		return r.standing(c, &v, rec)
+		return r.standing(c, &v)
 	}
 	if err := r.stand(ctx, c, commit); err != nil {
 		r.giveUp(mine)
@@ -107,11 +110,13 @@ func (r *Redis) stand(ctx context.Context, c *dedup.Claim, commit *journal.Commi
 	return nil
 }
 
-// claim runs the script, and once more with the same nonce where its reply was lost or its clock was another.
-func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v verdict, rec *record, err error) {
+// claim runs the script, and again with the same nonce where its reply was lost or its clock was another. lost: it may
+// have won without saying so, or may yet.
+func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v verdict, rec *record, lost bool, err error) {
 	echo, start := strconv.FormatUint(c.Nonce, 10), time.Now()
 	for try := range 3 {
 		v, err = r.askDurable(ctx, beginScript, echo, r.claimArgs(c, requestID)...)
+		lost = lost || err != nil && !errors.Is(err, errNotExecuted)
 		if err == nil && v.word == "late" {
 			err = fmt.Errorf("%w: the claim came %v late", errNotExecuted, delayFor)
 			continue
@@ -126,8 +131,9 @@ func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v 
 		if err == nil && (rec.state.Nonce != c.Nonce || rec.state.Fence == 0) {
 			err = errReply
 		}
+		lost = lost || err != nil
 	}
-	return v, rec, err
+	return v, rec, lost, err
 }
 
 func (r *Redis) claimArgs(c *dedup.Claim, requestID string) []any {
@@ -155,7 +161,7 @@ func limitText[N ~int64](n *N) string {
 }
 
 // standing says what is in a claim's way.
-func (r *Redis) standing(c *dedup.Claim, v *verdict, _ *record) (dedup.Begun, error) {
+func (r *Redis) standing(c *dedup.Claim, v *verdict) (dedup.Begun, error) {
 	switch v.word {
 	case "over":
 		return dedup.Begun{Status: dedup.Over, Over: dedup.Limit(v.text(0)), RetryAfter: time.Duration(integer(v.at(1))) * time.Microsecond, Now: v.now}, nil
@@ -205,18 +211,22 @@ func begunOf(status dedup.Status, rec *record, k dedup.Key, now time.Time) dedup
 // longer. It goes on until Redis has said what became of it.
 func (r *Redis) giveUp(mine *ownCall) {
 	r.own.giveUp(mine)
-	till := r.clock.now() + delayFor.Microseconds()
 	r.background(func() {
 		_ = r.settle(r.ctx, mine, dedup.NotSent)
-		pause(r.ctx, time.Duration(till-r.clock.now())*time.Microsecond+redisTimeout)
-		for wait := 50 * time.Millisecond; r.ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
-			if r.settle(r.ctx, mine, dedup.NotSent) == nil {
-				r.own.lose(mine)
-				return
-			}
-			pause(r.ctx, wait)
-		}
+		r.releaseLate(mine)
 	})
+}
+
+// releaseLate releases a claim of that nonce that arrived after its call was over, once none can arrive any more.
+func (r *Redis) releaseLate(mine *ownCall) {
+	pause(r.ctx, delayFor+2*redisTimeout)
+	for wait := 50 * time.Millisecond; r.ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+		if r.settle(r.ctx, mine, dedup.NotSent) == nil {
+			r.own.lose(mine)
+			return
+		}
+		pause(r.ctx, wait)
+	}
 }
 
 // settle ends a claim that is known by its nonce.

@@ -64,6 +64,9 @@ func TestRedisFailsUnderLoad(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	stop()
 	f.once(t)
+	t.Cleanup(func() {
+		t.Logf("%+v of %d calls are charged, open are %+v", f.stores[0].Usage("default", "a", "pay"), len(f.executed), f.stores[0].Open())
+	})
 	until(t, "all is recorded and what was given up is released", func() bool {
 		u := f.stores[0].Usage("default", "a", "pay")
 		return len(f.stores[0].Open()) == 0 && u.HourCalls == int64(len(f.executed)) && u.DaySpend == tool.Money(100*u.HourCalls)

@@ -80,7 +80,7 @@ func figureClaim() *dedup.Claim {
 
 // claimOnly runs the claim's script as Begin does, without the journal.
 func claimOnly(r *Redis) error {
-	v, _, err := r.claim(context.Background(), figureClaim(), "request")
+	v, _, _, err := r.claim(context.Background(), figureClaim(), "request")
 	if err == nil && v.word != "mine" {
 		err = fmt.Errorf("the claim is %q", v.word)
 	}

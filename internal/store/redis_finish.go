@@ -30,6 +30,9 @@ func (r *Redis) Finish(ctx context.Context, e *dedup.End) error {
 	case repeated:
 		return nil
 	}
+	if c.lost && !c.record.state.Held { // a copy of the claim would find the key free
+		r.background(func() { r.releaseLate(c) })
+	}
 	written := err
 	err = r.settleOwn(ctx, c, e)
 	if written == nil && !e.Light {
@@ -63,7 +66,7 @@ func (r *Redis) settleOwn(ctx context.Context, c *ownCall, e *dedup.End) error {
 		r.own.delay(c)
 		r.own.tellWaiters(c, ending, false)
 		return fmt.Errorf("%w: %w", dedup.ErrDeferred, err)
-	case word == "overtaken":
+	case word == "overtaken", word == "moved":
 		r.own.mu.Lock()
 		c.overtaken = true
 		r.own.mu.Unlock()

@@ -33,6 +33,7 @@ type ownCall struct {
 	record *record // what the claim asked for; once won, what Redis granted; once ended, how. Never changed, replaced
 	intent []byte  // the audit record to complete
 	light  bool
+	lost   bool   // a copy of the claim may yet arrive
 	seq    uint64 // of the newest fact about it
 
 	won, ended, overtaken, gaveUp bool

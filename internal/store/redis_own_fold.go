@@ -88,12 +88,14 @@ func (o *ownCalls) inherit(body func(journal.Location) ([]byte, error)) {
 	for _, c := range o.recent {
 		o.late[c.nonce] = c // whether it reached Redis is not written where it did
 	}
+	room := recentBytes
 	for _, c := range o.late {
 		o.fences[c.record.state.Fence] = c
 		p, err := body(c.body)
-		if err != nil {
-			continue
+		if err != nil || len(p) > room {
+			continue // it is asserted without its answer
 		}
+		room -= len(p)
 		if f, err := parseCall(p); err == nil && f.answer != nil {
 			rec := *c.record
 			rec.answer, c.answer, c.record = f.answer, f.answer, &rec
