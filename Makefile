@@ -26,7 +26,7 @@ test: tools unit e2e
 
 unit:
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 15m ./...
-	OO_TEST_STORE=redis go test ./internal/api
+	OO_TEST_STORE=redis $(GO) test ./internal/api
 
 e2e: build
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -v -count=1 -timeout 20m ./...
