@@ -308,7 +308,7 @@ func TestControlLostReplies(t *testing.T) {
 	t.Parallel()
 	a := act(t, ok)
 	p := plane(t, []settings{a.tool("pay", settings{"price_usd": "1"})}, nil)
-	if r := p.admin("POST", "/policies", `{"agent_id":"e2e-agent","max_spend_usd_per_day":"20.00"}`); r.status != 200 {
+	if r := p.admin("POST", "/entries/policies", `{"agent_id":"e2e-agent","max_spend_usd_per_day":"20.00"}`); r.status != 200 {
 		t.Fatal(r.status, r.body)
 	}
 	var lost atomic.Int64
