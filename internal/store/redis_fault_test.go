@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -315,4 +316,32 @@ func TestRedisIsFull(t *testing.T) {
 	s.Do("CONFIG", "SET", "maxmemory", "100mb")
 	until(t, "there is room again", func() bool { return r.Err() == nil })
 	stands(t, r, "y", dedup.Mine)
+}
+
+// TestACopyOfAClaimArrivesLate, when its call, whose reply was lost once, is over and its key is free.
+func TestACopyOfAClaimArrivesLate(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "no")
+	relay := redistest.NewRelay(t, s.Addr)
+	r := sidecars(t, 1, RedisConfig{Addrs: []string{relay.Addr}, Poll: time.Hour})[0]
+	var c *dedup.Claim
+	var b dedup.Begun
+	for i := 0; c == nil || !r.own.find(b.Fence, c.Nonce).lost; i++ { // a beat may be lost in its place
+		relay.Lose(1)
+		c, b = won(t, r, fmt.Sprint("x", i))
+		if i == 10 {
+			t.Fatal("no reply is lost")
+		}
+	}
+	end := storetest.Ending(c, b, dedup.Failed)
+	end.Keep = 0
+	if err := r.Finish(t.Context(), end); err != nil {
+		t.Fatal(err)
+	}
+	v, err := r.ask(t.Context(), beginScript, fmt.Sprint(c.Nonce), r.claimArgs(c, "")...)
+	if err != nil || v.word != "mine" {
+		t.Fatalf("the copy: %+v, %v", v, err)
+	}
+	until(t, "nothing stands for it", func() bool {
+		return !slices.ContainsFunc(r.Open(), func(u UnknownCall) bool { return u.Key == c.Keys[0].Key })
+	})
 }
