@@ -44,7 +44,10 @@ func lawOn(t *testing.T, cfg RedisConfig) { lawWith(t, cfg, nil) }
 
 // lawWith is lawOn with stores that disturb may have ask elsewhere, and that call before ahead of each step.
 func lawWith(t *testing.T, cfg RedisConfig, disturb func(t *testing.T, cfg *RedisConfig) (before func())) {
+	places := make(chan struct{}, 3) // clauses with hundreds of callers: more at once would meet the timeouts of a busy machine
 	storetest.Law(t, func(t *testing.T) *storetest.Bench {
+		places <- struct{}{}
+		t.Cleanup(func() { <-places })
 		cfg, before := cfg, func() {}
 		if disturb != nil {
 			before = disturb(t, &cfg)
