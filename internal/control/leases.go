@@ -253,7 +253,11 @@ func (s *Leases) unasked(c *dedup.Claim, b dedup.Begun, w *wish, err error) (ded
 	}
 	if kind == Lost && w != nil && w.ClaimID != "" { // it may have been granted
 		until := time.Now().Add(time.Duration(w.TTL) * time.Second)
-		_ = s.book.put(&held{Key: w.Key, ID: w.ClaimID, Fence: b.Fence, TTL: time.Duration(w.TTL) * time.Second, Until: until, Say: sayCancel, Outcome: dedup.NotSent.String(), GiveUp: until})
+		h := &held{Key: w.Key, ID: w.ClaimID, Fence: b.Fence, TTL: time.Duration(w.TTL) * time.Second, Until: until, Say: sayCancel, Outcome: dedup.NotSent.String(), GiveUp: until}
+		if keyed(c) {
+			h.Local = c.Keys[0].Key // the same call, asked again here, gives it back first
+		}
+		_ = s.book.put(h)
 	}
 	s.release(c, b, "store_unavailable")
 	if kind == Denied {
