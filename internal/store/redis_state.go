@@ -104,13 +104,6 @@ func (r *record) parseTexts(text []string) error {
 	return nil
 }
 
-// stateAt is the call's state as it is seen under one of its keys.
-func (r *record) stateAt(k dedup.Key) dedup.State {
-	s := r.state
-	s.Print = printOf(r.keys, k)
-	return s
-}
-
 func truth(b bool) int64 {
 	if b {
 		return 1

@@ -20,7 +20,6 @@ type actor struct {
 	heard []heard             // guarded by mu
 	count map[string]int      // guarded by mu: requests by target and body
 	conns map[net.Conn]string // guarded by mu: what each has sent so far, whether or not it is a request
-	links int                 // guarded by mu: connections that were made
 }
 
 // heard is one request as it came.
@@ -123,7 +122,6 @@ func (a *actor) enter(c net.Conn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.conns[c] = ""
-	a.links++
 }
 
 func (a *actor) serve(c net.Conn) {
@@ -225,12 +223,6 @@ func (a *actor) words() string {
 		b.WriteString(said)
 	}
 	return b.String()
-}
-
-func (a *actor) connections() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.links
 }
 
 // signed has a tool's calls signed with a secret of its own.

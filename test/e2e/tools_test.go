@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -116,10 +115,6 @@ func (m mailbox) messages() int {
 		m.t.Fatal(err)
 	}
 	return page.Total
-}
-
-func mail(n int) string {
-	return fmt.Sprintf(`{"From":{"Email":"agent@example.test"},"To":[{"Email":"customer-%d@example.test"}],"Subject":"Receipt %d","Text":"Thank you."}`, n, n)
 }
 
 // port is the port of a server's URL.
