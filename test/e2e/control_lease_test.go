@@ -264,7 +264,9 @@ func TestControlAnswers(t *testing.T) {
 		{"garbage", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "<html>") }, true},
 		{"nothing", status(200, settings{}), true},
 		{"a lease without id", status(200, settings{"status": "acquired", "ttl": 60}), true},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect) }, true},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+		}, true},
 		{"a cut", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, true},
 		{"slow", func(w http.ResponseWriter, r *http.Request) {
 			select {
