@@ -147,10 +147,12 @@ var (
 	outsideOf = []string{
 		"tcp,10.9.0.1:8080", "udp,10.9.0.1:8080", "tcp,[fd09::1]:8080", "udp,[fd09::1]:8080",
 		"tcp,10.9.0.1:53", "udp,10.9.0.1:53", "tcp,[fd09::1]:53", "udp,[fd09::1]:53",
+		"mptcp,10.9.0.1:8080", "mptcp,[fd09::1]:8080", // the kernel makes its sockets
 	}
 	toSidecar = []string{"tcp,127.0.0.1:4780", "tcp,127.0.0.1:4781", "tcp,127.0.0.1:4782", "tcp,[::1]:4782"}
 	within    = []string{
 		"tcp,127.0.0.1:9000", "udp,127.0.0.1:9000", "tcp,[::1]:9000", "udp,[::1]:9000",
+		"mptcp,127.0.0.1:9000", "mptcp,[::1]:9000",
 		"tcp,10.9.0.2:9000", "udp,10.9.0.2:9000", "tcp,[fd09::2]:9000", "udp,[fd09::2]:9000",
 	}
 )
@@ -221,6 +223,14 @@ func TestEgressLock(t *testing.T) {
 			port := ",2555" + string(rune('1'+i))
 			w.expect(t, "first", sidecarUser, true, target+port)
 			w.expect(t, "then", agentUser, false, target+port)
+		}
+	})
+
+	// An agent that calls itself from an address of somebody outside, and answers.
+	t.Run("a borrowed address", func(t *testing.T) {
+		out, err := w.pod.act(agentUser, "borrow", "[fd09::1]:8080", "[fd09::2]:9100").CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) == "reached" {
+			t.Errorf("%v: %s", err, out)
 		}
 	})
 

@@ -2,6 +2,7 @@ package k8s
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var acts = map[string]func(args []string) error{"serve": serve, "dial": dial, "post": post}
+var acts = map[string]func(args []string) error{"serve": serve, "dial": dial, "post": post, "borrow": borrow}
 
 // serve answers HTTP over TCP and echoes datagrams on the ports given, of every address, until its input ends.
 func serve(ports []string) error {
@@ -74,7 +75,8 @@ func dial(targets []string) error {
 				return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) })
 			}
 		}
-		fmt.Println(reach(d, parts[0], parts[1]))
+		d.SetMultipathTCP(parts[0] == "mptcp")
+		fmt.Println(reach(d, strings.TrimPrefix(parts[0], "mp"), parts[1]))
 	}
 	return nil
 }
@@ -95,6 +97,54 @@ func reach(d net.Dialer, network, address string) string {
 		return err.Error()
 	}
 	return "reached"
+}
+
+// borrow takes the address of somebody outside (its first argument), which Linux lets every user bind, calls a server of
+// the pod (the second) from it, and has the pod's port answer: a packet that looks like a reply. It prints "reached" when
+// whoever has that address echoes it.
+func borrow(args []string) error {
+	outside, err := net.ResolveUDPAddr("udp6", args[0])
+	if err != nil {
+		return err
+	}
+	inside, err := net.ResolveUDPAddr("udp6", args[1])
+	if err != nil {
+		return err
+	}
+	answering, err := net.ListenUDP("udp6", inside)
+	if err != nil {
+		return err
+	}
+	const ipv6Freebind = 78
+	free := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		_ = c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IPV6, ipv6Freebind, 1) })
+		return err
+	}}
+	borrowed, err := free.ListenPacket(context.Background(), "udp6", outside.String())
+	if err != nil {
+		return err
+	}
+	if _, err := borrowed.WriteTo([]byte("?"), inside); err != nil {
+		fmt.Println(err)
+		return nil
+	}
+	_ = answering.SetDeadline(time.Now().Add(500 * time.Millisecond))
+	buffer := make([]byte, 16)
+	if _, _, err := answering.ReadFrom(buffer); err != nil {
+		fmt.Println("its call did not come:", err)
+		return nil
+	}
+	borrowed.Close() // so that what comes back is not its own
+	if _, err := answering.WriteTo([]byte("!"), outside); err != nil {
+		fmt.Println(err)
+		return nil
+	}
+	if _, _, err := answering.ReadFrom(buffer); err != nil {
+		fmt.Println(err)
+		return nil
+	}
+	fmt.Println("reached")
+	return nil
 }
 
 // post sends a call and prints what came back.
