@@ -95,7 +95,7 @@ func (b unknowns) Unknowns() []api.Unknown {
 	list := make([]api.Unknown, 0, len(calls))
 	for _, c := range calls {
 		list = append(list, api.Unknown{
-			Key: c.Key, Shown: b.s.mask.Shown(c.Key), Tenant: c.Tenant, Agent: c.Agent, Tool: c.Tool, Effect: c.Effect.String(),
+			Key: c.Key, Shown: b.s.mask.Load().Shown(c.Key), Tenant: c.Tenant, Agent: c.Agent, Tool: c.Tool, Effect: c.Effect.String(),
 			Claimed: c.Claimed, Ended: c.Ended, Fence: c.Fence, Attempt: c.Attempt, Timeout: c.Timeout,
 			SpendUSD: c.Cost.String(), RequestID: c.RequestID,
 		})
@@ -109,7 +109,7 @@ func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {
 			r.Keep = t.Dedup.TTL
 		}
 	}
-	return storeError(b.s.store.Resolve(ctx, r, b.s.mask.Shown(r.Key)))
+	return storeError(b.s.store.Resolve(ctx, r, b.s.mask.Load().Shown(r.Key)))
 }
 
 // query answers audit queries from the journal: all that was recorded when it was asked, as far as the disk takes it

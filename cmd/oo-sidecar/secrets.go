@@ -150,7 +150,7 @@ func (b registry) secretOf(t *tool.Tool) (id, mask *string) {
 		return nil, &gone
 	}
 	secret := t.Auth.Secrets[0]
-	named := "sec_" + b.s.mask.Shown(sha256.Sum256([]byte("secret of " + entryName(t.Name, t.Scope) + "\x00" + secret)))[:8]
+	named := "sec_" + b.s.mask.Load().Shown(sha256.Sum256([]byte("secret of " + entryName(t.Name, t.Scope) + "\x00" + secret)))[:8]
 	end := len(secret)
 	for range 3 {
 		_, n := utf8.DecodeLastRuneInString(secret[:end])

@@ -37,7 +37,7 @@ type sidecar struct {
 	store       backend
 	redis       *store.Redis  // the same, when it is that one
 	elsewhere   chan struct{} // told when another sidecar changed policies or tools; nil without Redis
-	mask        *hmac.Mask
+	mask        atomic.Pointer[hmac.Mask]
 	seal        *store.Seal // of the secrets of tools set through the api
 	metrics     *metrics.Metrics
 	audit       *audit.Log
@@ -76,7 +76,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 	s.audit.Change, s.audit.Scarce = s.store.Change, s.store.Scarce
 	s.governor = &govern.Governor{
 		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: meter{s}, Limits: cfg.Limits,
-		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Shown(k) }, Log: s.logf,
+		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Load().Shown(k) }, Log: s.logf,
 	}
 	s.store.OnSwitch(s.switched)
 	if err := s.operatorKey(cfg); err != nil {
@@ -264,6 +264,9 @@ func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
 	s.startControl()
 	s.api.ResumeJobs() // before anybody can ask for their keys
+	if s.redis != nil {
+		s.redis.Await(s.redisCame)
+	}
 	if s.elsewhere != nil {
 		go s.followEntries()
 	}

@@ -64,8 +64,7 @@ func (s *sidecar) openStore(cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	secret := s.store.Secret()
-	s.mask = hmac.NewMask(secret[:])
+	s.useMask()
 	if cfg.Store.Kind != "redis" || cfg.Store.SealKey != "" {
 		s.seal, err = store.NewSeal(cfg.Store.SealKey, cfg.Store.Embedded.Dir)
 	}
@@ -80,6 +79,24 @@ func (s *sidecar) openStore(cfg *config.Config) (err error) {
 		s.metrics.KillSwitch(sw.Agent, sw.Disabled)
 	}
 	return nil
+}
+
+// useMask has keys shown under the store's secret.
+func (s *sidecar) useMask() {
+	secret := s.store.Secret()
+	s.mask.Store(hmac.NewMask(secret[:]))
+}
+
+// redisCame has hold what is shared in a Redis that was away at the start.
+func (s *sidecar) redisCame() {
+	s.useMask()
+	s.editing.Lock()
+	err := s.refreshSnapshot()
+	s.editing.Unlock()
+	if err != nil {
+		s.log.Error("the policies and tools in Redis cannot hold here; those of the start do", "error", err.Error())
+	}
+	s.api.ResumeJobs()
 }
 
 // openEmbedded keeps a nil store out of the interface.

@@ -50,6 +50,7 @@ type Redis struct {
 	open     atomic.Int64 // the same, running ones included
 	double   atomic.Pointer[func()]
 	doubt    chan struct{} // one token: own calls are to be asserted again
+	appeared atomic.Bool   // the server has come, and knows of this process
 
 	waiving    sync.Mutex // one claim that only this process knows of at a time
 	waivedLast uint64     // the fence of the last one; guarded by waiving
@@ -84,6 +85,7 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 		ahead: opt.Ahead, doubt: make(chan struct{}, 1),
 	}
 	r.watches.at = map[uint64]*watch{}
+	r.clock.offset.Store(clockStart.UnixMicro()) // until an answer says better
 	if r.ahead == nil {
 		r.ahead = func() time.Duration { return 0 }
 	}
@@ -91,26 +93,65 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	_, _ = rand.Read(id[:])
 	r.instance = hex.EncodeToString(id[:])
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.own.inherit(local.j.Body)
 	client.onEpoch(func(_, _ epoch) { r.failedOver() })
 	owner := cmp.Or(opt.Owner, local.Journal().Status().ID)
 	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
 	if err == nil {
 		r.OnSwitch(func(string, bool) { r.answers.clear() })
 		r.OnEntries(r.answers.clear)
-		err = r.begins(ctx)
+		if client.meeting() == nil {
+			err = r.appear(ctx)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the store in Redis: %w", err), r.Close(context.Background()))
 	}
+	r.begins()
 	return r, nil
 }
 
-// begins shows this process to the others, and says what the last one left.
-func (r *Redis) begins(ctx context.Context) error {
+// appear shows this process to the others, and says what the last one left. Until it has, nothing is claimed.
+func (r *Redis) appear(ctx context.Context) error {
 	if err := r.beat(ctx); err != nil {
 		return err
 	}
 	r.inherit(ctx)
+	r.appeared.Store(true)
+	return nil
+}
+
+// Await waits in the background for a server that was away at the start, and calls f once what is shared is known, before
+// the first claim. Without it none is ever made there. It does nothing when the server was there.
+func (r *Redis) Await(f func()) {
+	if !r.appeared.Load() {
+		r.background(func() { r.awaits(f) })
+	}
+}
+
+// awaits holds the first claims as after a failover: the others may be telling the server what they hold.
+func (r *Redis) awaits(f func()) {
+	select {
+	case <-r.client.met:
+	case <-r.ctx.Done():
+		return
+	}
+	for ; r.ctx.Err() == nil; pause(r.ctx, probeEvery) {
+		err := r.meet(r.ctx)
+		if err != nil {
+			r.local.log.Warn("redis has come and cannot be used yet", "error", err.Error())
+			continue
+		}
+		f()
+		r.holdClaims()
+		if r.appear(r.ctx) == nil {
+			return
+		}
+	}
+}
+
+// begins does what goes on beside the calls.
+func (r *Redis) begins() {
 	stop := r.client.subscribe(r.base+"ended", r.heardEnd)
 	r.work.Go(func() {
 		<-r.ctx.Done()
@@ -119,7 +160,6 @@ func (r *Redis) begins(ctx context.Context) error {
 	r.work.Go(r.beats)
 	r.work.Go(r.reasserts)
 	r.work.Go(r.sweeps)
-	return nil
 }
 
 // ask runs a script once and reads its verdict.
@@ -183,6 +223,9 @@ func (r *Redis) beat(ctx context.Context) error {
 
 func (r *Redis) beats() {
 	for pause(r.ctx, beatEvery); r.ctx.Err() == nil; pause(r.ctx, beatEvery) {
+		if !r.appeared.Load() {
+			continue
+		}
 		if err := r.beat(r.ctx); err == nil && r.own.pending() {
 			r.reassert()
 		}
@@ -252,7 +295,7 @@ func (r *Redis) Guarantee() string { return r.client.judgement().Promise }
 
 // Err says why the store takes no new claims; nil when it does.
 func (r *Redis) Err() error {
-	err := r.client.err()
+	err := errors.Join(r.client.err(), r.present())
 	if err == nil {
 		err = r.pressed()
 	}
@@ -263,6 +306,14 @@ func (r *Redis) Err() error {
 		return r.local.Err()
 	}
 	return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+}
+
+// present says that the server has come and the others do not know of this process yet.
+func (r *Redis) present() error {
+	if r.appeared.Load() || r.client.meeting() != nil {
+		return nil
+	}
+	return errors.New("Redis has come, and what is shared there is being read")
 }
 
 // pressed says that Redis has no memory for new claims.

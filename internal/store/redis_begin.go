@@ -67,7 +67,7 @@ func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
 
 // begin writes the intent and asks Redis at the same time.
 func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	if err := errors.Join(r.client.err(), r.pressed()); err != nil { // nothing is written for what is refused at once
+	if err := errors.Join(r.client.err(), r.present(), r.pressed()); err != nil { // nothing is written for what is refused at once
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
 	mine, commit, err := r.own.intend(c, r.now())

@@ -2,9 +2,9 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,38 +39,69 @@ func (c *redisClient) judgement() judgement {
 	return c.judged
 }
 
-// firstLook judges before anything else is asked.
+// errRefused: there is a server, and it did not pass the checks.
+var errRefused = errors.New("this Redis must not be used")
+
+// firstLook judges before anything else is asked. A server that has not answered by its end may come later.
 func (c *redisClient) firstLook(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstContact)
 	defer cancel()
-	j, err := c.judge(ctx)
-	for ; notYet(err) && ctx.Err() == nil; j, err = c.judge(ctx) {
+	err := c.meet(ctx)
+	for ; notYet(err) && ctx.Err() == nil; err = c.meet(ctx) {
 		pause(ctx, probeEvery)
 	}
-	if err == nil {
-		err = j.Refused
+	if notYet(err) {
+		c.log.Warn("redis does not answer; the start goes on without it: not ready, and calls that need a claim are refused until it comes", "error", err.Error())
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("store.redis: %w", err)
+	return err
+}
+
+// meet judges the server for the first time. While it returns an error nothing is asked.
+func (c *redisClient) meet(ctx context.Context) error {
+	j, err := c.judge(ctx)
+	weak := slices.Concat(j.Problems, j.Unchecked)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("store.redis: %w", err)
+	case j.Refused != nil:
+		err = fmt.Errorf("store.redis: %w: %w", errRefused, j.Refused)
+	case c.cfg.Strict && len(weak) > 0:
+		err = fmt.Errorf("store.redis.strict: %w: it promises less than it could: %s", errRefused, strings.Join(weak, "; "))
 	}
-	if weak := slices.Concat(j.Problems, j.Unchecked); c.cfg.Strict && len(weak) > 0 {
-		return fmt.Errorf("store.redis.strict: this Redis promises less than it could: %s", strings.Join(weak, "; "))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unmet = err; err != nil {
+		return err
 	}
-	for _, p := range slices.Concat(j.Problems, j.Unchecked) {
+	for _, p := range weak {
 		c.log.Warn("redis: " + p)
 	}
-	c.keep(j)
+	c.judged = j
+	close(c.met)
 	return nil
 }
 
-// notYet says that the server may be about to come: it starts together with the sidecar.
-func notYet(err error) bool {
-	var dialling *net.OpError
-	if errors.As(err, &dialling) && dialling.Op == "dial" {
-		return true
+// meeting says why no server has passed the checks yet; nil when one has.
+func (c *redisClient) meeting() error {
+	select {
+	case <-c.met:
+		return nil
+	default:
 	}
-	text, _ := serverError(err)
-	return begins(text, []string{"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN"})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unmet
+}
+
+// notYet says that the server may be about to come: nobody answered, or not as one that serves.
+func notYet(err error) bool {
+	var untrusted *tls.CertificateVerificationError
+	if err == nil || errors.As(err, &untrusted) || errors.Is(err, errRefused) {
+		return false
+	}
+	text, answered := serverError(err)
+	return !answered || begins(text, []string{"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "ERR max number of clients"})
 }
 
 // keep replaces the judgement, and tells what is new in it.
@@ -84,12 +115,30 @@ func (c *redisClient) keep(j judgement) {
 }
 
 func (c *redisClient) keepJudging() {
-	for pause(c.ctx, judgeEvery); c.ctx.Err() == nil; pause(c.ctx, judgeEvery) {
-		ctx, cancel := context.WithTimeout(c.ctx, 2*redisTimeout)
-		if j, err := c.judge(ctx); err == nil {
-			c.keep(j)
+	every := func() time.Duration {
+		if c.meeting() != nil {
+			return probeEvery
 		}
-		cancel()
+		return judgeEvery
+	}
+	for pause(c.ctx, every()); c.ctx.Err() == nil; pause(c.ctx, every()) {
+		c.judgeAgain()
+	}
+}
+
+func (c *redisClient) judgeAgain() {
+	ctx, cancel := context.WithTimeout(c.ctx, 2*redisTimeout)
+	defer cancel()
+	if was := c.meeting(); was != nil {
+		if err := c.meet(ctx); err == nil {
+			c.log.Info("redis has come and passed the checks")
+		} else if errors.Is(err, errRefused) && !errors.Is(was, errRefused) {
+			c.log.Error("redis has come and is refused", "error", err.Error())
+		}
+		return
+	}
+	if j, err := c.judge(ctx); err == nil {
+		c.keep(j)
 	}
 }
 

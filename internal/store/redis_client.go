@@ -31,19 +31,24 @@ type redisClient struct {
 	epoch    epoch                 // last known; guarded by mu
 	onEpochs []func(old, new epoch)
 	judged   judgement // guarded by mu
+	unmet    error     // why no server has passed the checks yet; nil: one has; guarded by mu
 	closed   bool      // guarded by mu
+
+	met chan struct{} // closed once a server has passed the checks
 }
 
-// firstContact bounds dialRedis: a resolver and a handshake may be slow once.
-const firstContact = 5 * time.Second
+// firstContact bounds what dialRedis waits: a resolver and a handshake may be slow once.
+const firstContact = 2 * time.Second
 
 // dialRedis connects to the server that the configuration names and judges it. A server that must not be used, such as
-// one that evicts keys, is an error; so is one below its promise with `strict`.
+// one that evicts keys, is an error; so is one below its promise with `strict`. One that does not answer is waited for
+// in the background: until it has come and passed the checks nothing is asked of it.
 func dialRedis(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*redisClient, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &redisClient{cfg: cfg, log: log, tag: tagOf(cfg.Prefix), nodes: map[string]*redisNode{}}
+	c := &redisClient{cfg: cfg, log: log, tag: tagOf(cfg.Prefix), nodes: map[string]*redisNode{}, met: make(chan struct{}), unmet: errAway}
+	c.judged.Promise = "none yet: Redis has not answered since the start"
 	var err error
 	if c.dial, err = newNodeDialer(cfg); err != nil {
 		return nil, err
@@ -111,8 +116,9 @@ func (c *redisClient) do(ctx context.Context, args ...any) (any, error) {
 
 // ask bounds, guards and names one question.
 func (c *redisClient) ask(ctx context.Context, q question) (any, error) {
-	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
-	defer cancel()
+	if err := c.meeting(); err != nil {
+		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, err)
+	}
 	if c.breaker.State() != gobreaker.StateClosed {
 		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, errAway)
 	}
@@ -120,7 +126,7 @@ func (c *redisClient) ask(ctx context.Context, q question) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, err)
 	}
-	reply, err := c.follow(bounded, q)
+	reply, err := c.follow(ctx, q)
 	c.report(ctx, done, err)
 	if err != nil {
 		err = fmt.Errorf("redis: %s: %w", q.name, err)
@@ -136,7 +142,7 @@ const maxHops = 5
 // have run.
 func (c *redisClient) follow(ctx context.Context, q question) (reply any, err error) {
 	h := hop{}
-	if h.addr, err = c.routes.owner(ctx); err != nil {
+	if h.addr, err = c.owner(ctx); err != nil {
 		return nil, notExecuted(err)
 	}
 	for range maxHops {
@@ -146,6 +152,13 @@ func (c *redisClient) follow(ctx context.Context, q question) (reply any, err er
 		}
 	}
 	return nil, err
+}
+
+// owner is the address of the master to ask.
+func (c *redisClient) owner(ctx context.Context) (string, error) {
+	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	return c.routes.owner(bounded)
 }
 
 // hop is where and how a question goes.
@@ -159,7 +172,7 @@ type hop struct {
 func (c *redisClient) next(ctx context.Context, q question, h *hop, err error) bool {
 	text, answered := serverError(err)
 	if !answered {
-		addr, lost := c.routes.owner(ctx)
+		addr, lost := c.owner(ctx)
 		moved := lost == nil && addr != h.addr && !h.asking
 		h.addr = addr
 		return moved
@@ -200,6 +213,9 @@ var errAway = errors.New("Redis does not answer; it is asked again several times
 
 // err says why nothing is asked now; nil when questions are.
 func (c *redisClient) err() error {
+	if err := c.meeting(); err != nil {
+		return err
+	}
 	if c.breaker.State() != gobreaker.StateClosed {
 		return errAway
 	}

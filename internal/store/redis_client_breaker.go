@@ -13,7 +13,7 @@ const (
 	probeEvery = 100 * time.Millisecond // while open
 )
 
-// errCallerGone stands for a question whose caller ended it: it says nothing about Redis.
+// errCallerGone stands for a question that says nothing about Redis: its caller ended it, or another one of its batch said it.
 var errCallerGone = errors.New("the caller has gone")
 
 // newRedisBreaker makes a breaker that lets no caller probe: one goroutine does, so that callers are refused at once.
@@ -51,7 +51,10 @@ func (c *redisClient) probe() {
 
 // report tells breaker and topology what came of a question.
 func (c *redisClient) report(ctx context.Context, done func(error), err error) {
+	var told counted
 	switch {
+	case errors.As(err, &told):
+		done(errCallerGone)
 	case err != nil && ctx.Err() != nil:
 		done(errCallerGone)
 	case outage(err):

@@ -217,6 +217,9 @@ func (s *shared) writeLease(ctx context.Context, id leaseID, n lease.Name, old s
 // Jobs are the jobs in progress that this sidecar took: what a restart goes on with. Those of another one that died are
 // taken up when they are asked for again.
 func (s *shared) Jobs() []lease.Work {
+	if s.c.meeting() != nil {
+		return nil // they are asked for again when the server has come
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	reply, err := s.c.do(ctx, "HGETALL", s.c.key("jobs"))

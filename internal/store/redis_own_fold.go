@@ -133,7 +133,6 @@ func (c *ownCall) harmless() bool {
 
 // inherit settles what the last process of this journal left.
 func (r *Redis) inherit(ctx context.Context) {
-	r.own.inherit(r.local.j.Body)
 	late, heirs := r.own.waiting()
 	r.assertAll(ctx, late)
 	r.settleHeirs(ctx, heirs)

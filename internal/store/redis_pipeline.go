@@ -10,15 +10,27 @@ import (
 	"time"
 )
 
-// redisTimeout bounds every command, connecting and following redirects included.
+// redisTimeout bounds every command from when it is its turn, connecting included.
 const redisTimeout = 250 * time.Millisecond
 
 // A lane has few connections: a command that finds one free goes at once, alone; the others wait for the next that
-// comes free and go together. So batches grow with the load and nothing waits without need.
+// comes free and go together. So batches grow with the load and nothing waits without need. What waits does so as long as
+// the server answers: a queue of our own making is no failure of the server's. When the server does not, the queue is
+// refused with the batch that found out.
 const (
-	laneConns = 3
-	laneBatch = 128 // most commands written at once
+	laneConns    = 3
+	laneBatch    = 128         // most commands written at once
+	laneQueue    = 8192        // most that wait
+	lanePatience = time.Second // longest wait
 )
+
+// errCrowded: the server answers, and more callers of this sidecar ask than it answers.
+var errCrowded = errors.New("too many calls of this sidecar wait for Redis")
+
+// counted is an error that says nothing new about the server: what came of the batch's first command, or of our own queue.
+type counted struct{ error }
+
+func (c counted) Unwrap() error { return c.error }
 
 // request is one command on its way.
 type request struct {
@@ -63,34 +75,79 @@ func (l *lane) close() error {
 // send carries the request to the node and its answer back.
 func (l *lane) send(ctx context.Context, r *request) (any, error) {
 	r.done = make(chan struct{})
-	if conn := l.enter(r); conn != nil {
-		r.taken.Store(true)
-		conn.send(ctx, []*request{r}, l.replicas)
-		l.leave(conn)
-		return r.reply, r.err
+	conn, err := l.enter(r)
+	if err != nil {
+		return nil, err
 	}
+	if conn == nil {
+		return l.await(ctx, r)
+	}
+	r.taken.Store(true)
+	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
+	conn.send(bounded, []*request{r}, l.replicas)
+	cancel()
+	if hopeless(r.err) && ctx.Err() == nil {
+		l.refuse(r.err)
+	}
+	l.leave(conn)
+	return r.reply, r.err
+}
+
+// await is for a request in the queue.
+func (l *lane) await(ctx context.Context, r *request) (any, error) {
+	patience := time.NewTimer(lanePatience)
+	defer patience.Stop()
 	select {
 	case <-r.done:
 		return r.reply, r.err
+	case <-patience.C:
+		if r.taken.CompareAndSwap(false, true) {
+			return nil, counted{notExecuted(errCrowded)}
+		}
 	case <-ctx.Done():
+		if r.taken.CompareAndSwap(false, true) {
+			return nil, notExecuted(ctx.Err())
+		}
 	}
-	if r.taken.CompareAndSwap(false, true) {
-		return nil, notExecuted(ctx.Err())
+	select { // it is on its way
+	case <-r.done:
+		return r.reply, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errLost, ctx.Err())
 	}
-	return nil, fmt.Errorf("%w: %w", errLost, ctx.Err())
 }
 
 // enter takes a free connection, or puts the request in the queue.
-func (l *lane) enter(r *request) *redisConn {
+func (l *lane) enter(r *request) (*redisConn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := len(l.free); n > 0 {
 		conn := l.free[n-1]
 		l.free = l.free[:n-1]
-		return conn
+		return conn, nil
+	}
+	if len(l.queue) >= laneQueue {
+		return nil, counted{notExecuted(errCrowded)}
 	}
 	l.queue = append(l.queue, r)
-	return nil
+	return nil, nil
+}
+
+// hopeless says that what waits would fare no better: the server cannot be reached, does not answer or takes nothing.
+func hopeless(err error) bool {
+	return outage(err) && (errors.Is(err, errNotExecuted) || timedOut(err) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// refuse ends what waits.
+func (l *lane) refuse(why error) {
+	l.mu.Lock()
+	queue := l.queue
+	l.queue = nil
+	l.mu.Unlock()
+	for _, r := range claimed(queue) {
+		r.err = counted{fmt.Errorf("%w: before it was its turn: %s", errNotExecuted, why)}
+		close(r.done)
+	}
 }
 
 // leave gives the connection back, or to what waits.
@@ -102,11 +159,19 @@ func (l *lane) leave(conn *redisConn) {
 
 func (l *lane) drain(conn *redisConn, batch []*request) {
 	for ; batch != nil; batch = l.next(conn) {
-		batch = claimed(batch)
+		if batch = claimed(batch); len(batch) == 0 {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 		conn.send(ctx, batch, l.replicas)
 		cancel()
-		for _, r := range batch {
+		if err := batch[0].err; hopeless(err) {
+			l.refuse(err)
+		}
+		for i, r := range batch {
+			if i > 0 && outage(r.err) {
+				r.err = counted{r.err}
+			}
 			close(r.done)
 		}
 	}

@@ -15,12 +15,17 @@ import (
 // the old one acknowledged last may be gone: new claims wait while every sidecar says what it holds.
 func (r *Redis) failedOver() {
 	r.epochs.Add(1)
+	r.holdClaims()
+	r.reassert()
+}
+
+// holdClaims has new claims wait.
+func (r *Redis) holdClaims() {
 	hold := r.opt.Redis.Hold
 	if hold <= 0 {
 		hold = 2 * time.Second
 	}
 	r.heldTill.Store(time.Now().Add(hold).UnixNano())
-	r.reassert()
 }
 
 // reassert has what this sidecar did said again.

@@ -24,9 +24,12 @@ type shared struct {
 	opt sharedOptions
 
 	switches atomic.Pointer[map[string]Switch]
-	offset   atomic.Int64 // of the server's clock against this machine's, ns
-	heard    atomic.Int64 // when the switch was last read, ns of this process's monotonic clock; 0: never
-	secret   [32]byte     // set by openShared
+	offset   atomic.Int64             // of the server's clock against this machine's, ns
+	heard    atomic.Int64             // when the switch was last read, ns of this process's monotonic clock; 0: never
+	secret   atomic.Pointer[[32]byte] // that of the namespace once agreed, this sidecar's own before; never nil
+	agreed   bool                     // by openShared or, later, by whoever reads
+	kept     *keptView
+	keeping  sync.Mutex // one writer of kept at a time; taken before mu
 
 	look chan struct{} // a hint came
 	stop context.CancelFunc
@@ -90,7 +93,8 @@ var secretScript = newScript("secret", `#!lua flags=allow-oom
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 return redis.call('GET', KEYS[1])`)
 
-// openShared agrees with the server on the secret, reads what is shared, and follows it from then on.
+// openShared agrees with the server on the secret, reads what is shared, and follows it from then on. While no server has
+// come it goes by what was last known, until begin is called.
 func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared, error) {
 	if opt.Poll <= 0 {
 		opt.Poll = time.Second
@@ -105,17 +109,44 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 	s.switches.Store(&map[string]Switch{})
 	s.events.Store(deaf())
 	s.stream.records = make(chan []byte, maxStreamWaiting)
-	if err := s.agree(ctx); err != nil {
+	s.kept = newKeptView(opt.Dir)
+	own, err := shownKey(shownKeyPath(opt.Dir))
+	if s.secret.Store(&own); err == nil {
+		err = s.recall()
+	}
+	if err == nil && c.meeting() != nil {
+		err = s.recallEntries()
+	} else if err == nil {
+		err = s.meet(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := s.read(ctx); err != nil {
-		return nil, fmt.Errorf("read the kill switch, policies and tools: %w", err)
+	s.begin()
+	return s, nil
+}
+
+// meet reads what is shared for the first time.
+func (s *shared) meet(ctx context.Context) error {
+	s.reading.Lock()
+	err := s.agree(ctx)
+	s.reading.Unlock()
+	if err == nil {
+		err = s.read(ctx)
 	}
+	if err != nil {
+		return fmt.Errorf("read the kill switch, policies and tools: %w", err)
+	}
+	return nil
+}
+
+// begin follows the server from now on, and streams the audit there.
+func (s *shared) begin() {
 	following, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	unsubscribe := func() {}
-	if !opt.deaf {
-		unsubscribe = c.subscribe(s.hints(), func(string) { s.hint() })
+	if !s.opt.deaf {
+		unsubscribe = s.c.subscribe(s.hints(), func(string) { s.hint() })
 	}
 	var work sync.WaitGroup
 	work.Go(func() {
@@ -127,7 +158,6 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 		work.Wait()
 		close(s.done)
 	}()
-	return s, nil
 }
 
 // close follows the server no more.
@@ -200,7 +230,8 @@ func (s *shared) read(ctx context.Context) error {
 	}
 	s.heard.Store(int64(asked.Sub(processStart)) + 1)
 	s.events.Load().Read()
-	s.giveBack(ctx, text(parts[1]) == "")
+	s.keep()
+	s.giveBack(ctx, text(parts[1]) == "" || !s.agreed)
 	return nil
 }
 
@@ -234,16 +265,9 @@ func (s *shared) now() time.Time { return time.Now().Add(time.Duration(s.offset.
 // revisionNow is a revision for what is changed here and now, while the server cannot be asked.
 func (s *shared) revisionNow() uint64 { return uint64(s.now().UnixMicro()) }
 
-// agree takes the secret that all sidecars of the namespace share, or shares this one's own.
+// agree takes the secret that all sidecars of the namespace share, or shares this one's own. Call it with reading held.
 func (s *shared) agree(ctx context.Context) error {
-	name := shownKeyPath(s.opt.Dir)
-	own := s.secret
-	if own == ([32]byte{}) {
-		var err error
-		if own, err = shownKey(name); err != nil {
-			return err
-		}
-	}
+	own := s.Secret()
 	reply, err := s.ask(ctx, secretScript, []string{s.c.key("secret")}, hex.EncodeToString(own[:]))
 	if err != nil {
 		return fmt.Errorf("agree on the secret under which keys are shown: %w", err)
@@ -252,17 +276,18 @@ func (s *shared) agree(ctx context.Context) error {
 	if err != nil || len(p) != len(own) {
 		return fmt.Errorf("%s in the store is damaged: it must be 64 hex digits; remove it and keys will be shown under new names", s.c.key("secret"))
 	}
-	if s.secret == ([32]byte{}) {
-		copy(s.secret[:], p)
+	if !s.agreed {
+		s.agreed = true
+		s.secret.Store((*[32]byte)(p))
 	}
 	if string(p) != string(own[:]) {
-		return writeNew(name, hex.EncodeToString(p)+"\n")
+		return writeNew(shownKeyPath(s.opt.Dir), hex.EncodeToString(p)+"\n")
 	}
 	return nil
 }
 
-// Secret is the secret under which all sidecars of the namespace show keys.
-func (s *shared) Secret() [32]byte { return s.secret }
+// Secret is the secret under which all sidecars of the namespace show keys; this one's own until the server has come.
+func (s *shared) Secret() [32]byte { return *s.secret.Load() }
 
 // ask runs a script that may be run any number of times with the same arguments, until it is known what became of it
 // or ctx ends. Three lost replies in a row are an errLost.

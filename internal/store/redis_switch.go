@@ -103,6 +103,7 @@ func (s *shared) Disable(ctx context.Context, agent, reason, who string) (Switch
 	s.off[agent] = thrown{max(s.revisionNow(), s.off[agent].revision+1, s.on[agent]+1), sw, true}
 	s.showSwitches()
 	s.mu.Unlock()
+	s.keep()
 	s.tell(agent, true)
 	s.record(&audit.Change{Time: sw.Since, Who: who, What: "agent_disabled", Entity: agent, Why: reason})
 	revision, err := s.sendSwitch(ctx, sw, 0)
@@ -110,11 +111,12 @@ func (s *shared) Disable(ctx context.Context, agent, reason, who string) (Switch
 		return sw, fmt.Errorf("%w: the other sidecars do not know of it: %w", dedup.ErrDeferred, err)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if revision > s.on[agent] && (revision >= s.off[agent].revision || s.off[agent].Since.Equal(sw.Since)) {
 		s.off[agent] = thrown{revision, sw, false}
 		s.showSwitches()
 	}
+	s.mu.Unlock()
+	s.keep()
 	return sw, nil
 }
 
@@ -152,6 +154,7 @@ func (s *shared) Enable(ctx context.Context, agent, reason, who string) (Switch,
 		s.showSwitches()
 	}
 	s.mu.Unlock()
+	s.keep()
 	s.record(&audit.Change{Time: sw.Since, Who: who, What: "agent_enabled", Entity: agent, Why: reason})
 	if let {
 		s.tell(agent, false)

@@ -86,6 +86,26 @@ func (o *ownCalls) standing(c *dedup.Claim, now time.Time) (dedup.Begun, bool) {
 			return b, true
 		}
 	}
+	for _, own := range o.late { // also of the last process
+		if b, ok := own.inTheWay(c, now); ok {
+			return b, true
+		}
+	}
+	for _, own := range o.heirs {
+		if b, ok := own.leftOpen(c, now); ok {
+			return b, true
+		}
+	}
+	return dedup.Begun{}, false
+}
+
+// leftOpen is the word on a claim for a call that the last process left open: nothing can tell whether it ran.
+func (c *ownCall) leftOpen(claim *dedup.Claim, now time.Time) (dedup.Begun, bool) {
+	for _, id := range claim.Keys {
+		if !c.gaveUp && !c.harmless() && hasKey(c.record.keys, id.Key) {
+			return begunOf(dedup.Blocked, c.record, id.Key, now), true
+		}
+	}
 	return dedup.Begun{}, false
 }
 
