@@ -26,6 +26,9 @@ func File(name string, text []byte, o Options) (out []byte, notes []string, err 
 		if err != nil {
 			problems = append(problems, located(err, name, i, doc.line))
 		}
+		if !bytes.Equal(changed, doc.body) && doc.separator != nil && !bytes.HasSuffix(doc.separator, []byte("\n")) {
+			doc.separator = []byte("---\n") // it began on that line, and has lines of its own now
+		}
 		out = append(append(out, doc.separator...), changed...)
 	}
 	if problems != nil {
@@ -41,7 +44,8 @@ type document struct {
 	line      int // lines of the file before body
 }
 
-var separatorLine = regexp.MustCompile(`(?m)^---(?:[ \t].*)?(?:\r?\n|\z)`)
+// separatorLine is the line that begins a document, as far as it is not of the document.
+var separatorLine = regexp.MustCompile(`(?m)^---(?:[ \t]*(?:[ \t]#.*)?(?:\r?\n|\z)|[ \t])`)
 
 // documents cuts a file where YAML does: nothing inside a document can stand as --- at the beginning of a line.
 func documents(text []byte) (all []document) {
@@ -92,9 +96,13 @@ func read(body []byte) (*yaml.Node, error) {
 		return &yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{n}}, err
 	}
 	root := &yaml.Node{}
-	err := yaml.NewDecoder(bytes.NewReader(body)).Decode(root)
+	dec := yaml.NewDecoder(bytes.NewReader(body))
+	err := dec.Decode(root)
 	if errors.Is(err, io.EOF) { // nothing but comments
-		err = nil
+		return root, nil
+	}
+	if err == nil && !errors.Is(dec.Decode(&yaml.Node{}), io.EOF) {
+		err = errors.New("something follows the document; put a line --- before every other one")
 	}
 	return root, err
 }

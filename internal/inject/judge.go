@@ -2,6 +2,7 @@ package inject
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,10 +12,14 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/pod"
 )
 
-// plain refuses what other tools read in other ways: a key twice, and aliases, whose change would change elsewhere too.
+// plain refuses what other tools read in other ways: a key twice, bytes in base64, and aliases, whose change would change
+// elsewhere too.
 func (w *workload) plain(n *yaml.Node, at string) error {
 	if n.Kind == yaml.AliasNode {
 		return w.refuse(n, at, "is an alias (*"+n.Value+")", "write it out: kubectl create --dry-run=client -o yaml -f FILE does")
+	}
+	if tag := n.ShortTag(); !slices.Contains(tags, tag) {
+		return w.refuse(n, at, "has the tag "+tag, "write it without")
 	}
 	seen := map[string]bool{}
 	for i, child := range n.Content {
@@ -26,6 +31,9 @@ func (w *workload) plain(n *yaml.Node, at string) error {
 				}
 				if child.Tag == "!!merge" {
 					return w.refuse(child, path(at, child.Value), "merges an alias", "write it out: kubectl create --dry-run=client -o yaml -f FILE does")
+				}
+				if tag := child.ShortTag(); !slices.Contains(tags, tag) || child.Kind != yaml.ScalarNode {
+					return w.refuse(child, path(at, child.Value), "is no plain key ("+tag+")", "write it as text")
 				}
 				seen[child.Value] = true
 				continue
@@ -39,13 +47,16 @@ func (w *workload) plain(n *yaml.Node, at string) error {
 	return nil
 }
 
+// tags are of values that every reader takes for the same.
+var tags = []string{"!!map", "!!seq", "!!str", "!!int", "!!float", "!!bool", "!!null", "!!timestamp"}
+
 // shapes are the fields that are looked at or changed and are not single values; lists hold mappings.
 var shapes = []struct {
 	name string
 	kind yaml.Kind
 }{
 	{"securityContext", yaml.MappingNode}, {"annotations", yaml.MappingNode}, {"nodeSelector", yaml.MappingNode},
-	{"containers", yaml.SequenceNode}, {"initContainers", yaml.SequenceNode}, {"volumes", yaml.SequenceNode},
+	{"containers", yaml.SequenceNode}, {"initContainers", yaml.SequenceNode}, {"ephemeralContainers", yaml.SequenceNode}, {"volumes", yaml.SequenceNode},
 	{"env", yaml.SequenceNode}, {"envFrom", yaml.SequenceNode}, {"ports", yaml.SequenceNode}, {"volumeMounts", yaml.SequenceNode},
 }
 
@@ -100,10 +111,11 @@ func (w *workload) judge(c choice) (problems Refusals) {
 	problems = append(problems, w.judgeMode(c)...)
 	problems = append(problems, w.judgeClaim(c)...)
 	problems = append(problems, w.judgeVolumes(c)...)
+	problems = append(problems, w.judgeSources(c)...)
 	names := map[string]bool{}
-	for _, list := range []string{"initContainers", "containers"} {
+	for _, list := range []string{"initContainers", "containers", "ephemeralContainers"} {
 		for i, container := range items(field(spec, list)) {
-			j := &judgement{workload: w, choice: c, container: container, at: w.field("spec." + index(list, i)), spec: spec, early: list == "initContainers" && c.mode == Classic}
+			j := &judgement{workload: w, choice: c, container: container, at: w.field("spec." + index(list, i)), spec: spec, ungoverned: list == "ephemeralContainers" || list == "initContainers" && c.mode == Classic}
 			j.judge()
 			problems = append(problems, j.problems...)
 			names[text(field(container, "name"))] = true
@@ -170,11 +182,11 @@ func (w *workload) judgeVolumes(c choice) (problems Refusals) {
 type judgement struct {
 	*workload
 	choice
-	container *yaml.Node
-	spec      *yaml.Node
-	at        string
-	early     bool // it ends before the sidecar starts
-	problems  Refusals
+	container  *yaml.Node
+	spec       *yaml.Node
+	at         string
+	ungoverned bool // it ends before the sidecar starts, or is a person's
+	problems   Refusals
 }
 
 func (j *judgement) no(n *yaml.Node, field, problem, mend string) {
@@ -195,7 +207,8 @@ func (j *judgement) judge() {
 	j.user()
 	j.ports()
 	j.mounts()
-	if !j.skips(j.container) && !j.early {
+	j.secrets()
+	if !j.skips(j.container) && !j.ungoverned {
 		j.variables()
 	}
 	if j.choice.lock {
@@ -231,12 +244,12 @@ func (j *judgement) ports() {
 // mounts refuses to show a container what is the sidecar's alone: configuration, keys and journal.
 func (j *judgement) mounts() {
 	for i, m := range items(field(j.container, "volumeMounts")) {
-		name, where := text(field(m, "name")), strings.TrimSuffix(text(field(m, "mountPath")), "/")
+		name, where := text(field(m, "name")), filepath.Clean(text(field(m, "mountPath")))
 		switch {
 		case name == pod.TrustVolume && j.again && where == pod.TrustDir && yes(field(m, "readOnly")):
 		case slices.Contains([]string{pod.ConfigVolume, pod.SecretsVolume, pod.StateVolume, pod.TrustVolume}, name):
 			j.no(m, index("volumeMounts", i), "shows the container "+name+", which is the sidecar's alone", "remove it")
-		case where == pod.TrustDir || strings.HasPrefix(where, pod.TrustDir+"/"):
+		case within(where, pod.TrustDir):
 			j.no(m, index("volumeMounts", i)+".mountPath", "is "+where+", where the sidecar's certificates will be", "mount it elsewhere")
 		}
 	}
@@ -244,25 +257,37 @@ func (j *judgement) mounts() {
 
 // variables refuses what would lead the container elsewhere: nothing that was set is overridden in silence.
 func (j *judgement) variables() {
-	env := field(j.container, "env")
+	wanted, seen := map[string]string{}, map[string]bool{}
 	for _, v := range pod.AgentEnv() {
-		own, i := named(env, v.Name)
-		if own == nil {
-			continue
+		wanted[v.Name] = v.Value
+	}
+	for i, own := range items(field(j.container, "env")) {
+		name := text(field(own, "name"))
+		if value, is := wanted[name]; is {
+			j.variable(own, index("env", i), name, value, seen[name])
+			seen[name] = true
 		}
-		field, value, from := index("env", i), text(field(own, "value")), field(own, "valueFrom")
-		mend := "remove it, or skip the container with the annotation " + Skip
-		switch {
-		case from != nil:
-			j.no(own, field, "takes "+v.Name+" from elsewhere, and the sidecar has to set it", mend)
-		case strings.EqualFold(v.Name, "NO_PROXY") && slices.Contains(strings.Split(strings.ReplaceAll(value, " ", ""), ","), "*"):
-			j.no(own, field, "sets "+v.Name+"=*: every call would go around the sidecar", mend)
-		case additive(v.Name) || value == v.Value:
-		case isCorporate(v.Name):
-			j.no(own, field, "sets "+v.Name+"="+withoutUser(value)+", and the sidecar has to be the proxy", mend+"; a proxy behind the sidecar is proxy.via")
-		default:
-			j.no(own, field, "sets "+v.Name+"="+value+", and the sidecar has to", mend+"; certificates for upstreams go into proxy.upstream_ca")
-		}
+	}
+}
+
+// variable judges one that the sidecar sets, too.
+func (j *judgement) variable(own *yaml.Node, where, name, want string, again bool) {
+	value, from := text(field(own, "value")), field(own, "valueFrom")
+	mend := "remove it, or skip the container with the annotation " + Skip
+	switch {
+	case again:
+		j.no(own, where, "sets "+name+" a second time, and the last one counts", "remove it")
+	case from != nil:
+		j.no(own, where, "takes "+name+" from elsewhere, and the sidecar has to set it", mend)
+	case strings.EqualFold(name, "NO_PROXY") && slices.Contains(strings.Split(strings.ReplaceAll(value, " ", ""), ","), "*"):
+		j.no(own, where, "sets "+name+"=*: every call would go around the sidecar", mend)
+	case strings.EqualFold(name, "NO_PROXY") && strings.Contains(value, "$("):
+		j.no(own, where, "sets "+name+"="+value+": what that variable names would go around the sidecar", "write the names out")
+	case additive(name) || value == want:
+	case isCorporate(name):
+		j.no(own, where, "sets "+name+"="+withoutUser(value)+", and the sidecar has to be the proxy", mend+"; a proxy behind the sidecar is proxy.via")
+	default:
+		j.no(own, where, "sets "+name+"="+value+", and the sidecar has to", mend+"; certificates for upstreams go into proxy.upstream_ca")
 	}
 }
 
@@ -280,29 +305,4 @@ func withoutUser(value string) string {
 		rest = "…@" + rest[at+1:]
 	}
 	return scheme + rest
-}
-
-// lockPowers are the capabilities by which a container could take the egress lock off, or become the sidecar's user.
-var lockPowers = []string{"ALL", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "BPF", "SETUID", "SETGID", "DAC_OVERRIDE"}
-
-// powers refuses, where egress is locked, who could undo the lock.
-func (j *judgement) powers() {
-	const mend = "with an egress lock a container needs securityContext: {runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}"
-	own := field(j.container, "securityContext")
-	if n := field(own, "privileged"); yes(n) {
-		j.no(n, "securityContext.privileged", "is true: it could take the egress lock off", mend)
-		return
-	}
-	for _, power := range items(at(own, "capabilities", "add")) {
-		if name := strings.TrimPrefix(strings.ToUpper(power.Value), "CAP_"); slices.Contains(lockPowers, name) {
-			j.no(power, "securityContext.capabilities.add", "has "+power.Value+", by which it could walk around the egress lock", mend)
-		}
-	}
-	dropped := slices.ContainsFunc(items(at(own, "capabilities", "drop")), func(n *yaml.Node) bool { return strings.EqualFold(n.Value, "ALL") })
-	user, known := number(j.setting("runAsUser"))
-	unprivileged := yes(j.setting("runAsNonRoot")) || known && user != 0
-	gains := field(own, "allowPrivilegeEscalation")
-	if !(dropped || unprivileged) || gains == nil || yes(gains) {
-		j.no(own, "securityContext", "lets it be root, or become root, and so take the sidecar's user", mend)
-	}
 }

@@ -46,6 +46,7 @@ func FuzzFile(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - {name: agent, image: a:1}\n"))
 	f.Add([]byte("# only this\n---\n- a\n---\nkind: List\nitems: [{kind: Pod, apiVersion: v1, spec: {containers: [{name: a}]}}]\n"))
 	f.Add([]byte(`{"kind":"Pod","apiVersion":"v1","spec":{"containers":[{"name":"a","env":[{"name":"X","value":"yes"}]}]}}`))
+	f.Add([]byte("--- {kind: Pod, apiVersion: v1, spec: {containers: [{name: a}]}}\n--- # next\r\nkind: Pod\r\napiVersion: v1\r\nspec: {containers: [{name: a}]}\r\n...\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		out, _, err := File("f", text, Options{})
 		if err != nil {

@@ -33,6 +33,9 @@ var groups = []string{"", "apps", "batch", "extensions"}
 
 // object injects into the workload that an object is, or into those of a list.
 func (o Options) object(root *yaml.Node) (notes []string, err error) {
+	if problems := unclear(root); problems != nil {
+		return nil, problems
+	}
 	kind := text(field(root, "kind"))
 	if list := field(root, "items"); strings.HasSuffix(kind, "List") && list != nil {
 		return o.list(list)
@@ -56,6 +59,33 @@ func (o Options) object(root *yaml.Node) (notes []string, err error) {
 		return nil, w.refuse(root, w.at, "is missing", "give the workload its pod's template")
 	}
 	return o.workload(w)
+}
+
+// unclear refuses an object of which readers could differ in what it is: it might be a workload to another.
+func unclear(root *yaml.Node) (problems Refusals) {
+	w := &workload{kind: "object", name: text(at(root, "metadata", "name"))}
+	no := func(n *yaml.Node, field, problem string) {
+		problems = append(problems, w.refuse(n, field, problem, "write it out: kubectl create --dry-run=client -o yaml -f FILE does")...)
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		key, value := root.Content[i], root.Content[i+1]
+		switch known := slices.Contains([]string{"kind", "apiVersion", "items"}, key.Value); {
+		case key.Kind != yaml.ScalarNode || !slices.Contains(tags, key.ShortTag()):
+			no(key, key.Value, "is no plain key ("+key.ShortTag()+")")
+		case seen[key.Value]:
+			no(key, key.Value, "stands there twice")
+		case known && (value.Kind == yaml.AliasNode || !slices.Contains(tags, value.ShortTag())):
+			no(value, key.Value, "is an alias, or has a tag ("+value.ShortTag()+")")
+		}
+		seen[key.Value] = true
+	}
+	for i, item := range items(field(root, "items")) {
+		if item.Kind != yaml.MappingNode && strings.HasSuffix(text(field(root, "kind")), "List") {
+			no(item, index("items", i), "is not a mapping")
+		}
+	}
+	return problems
 }
 
 func (o Options) list(list *yaml.Node) (notes []string, err error) {
