@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/listen"
 )
 
 // TestRefusedFromTheHead: who is refused whatever the body holds is told so while the body is still to come, with one
@@ -50,12 +52,10 @@ func TestRefusedFromTheHead(t *testing.T) {
 
 func (g *rig) holdNothing() {
 	g.t.Helper()
-	for _, b := range []*budget{&g.small, &g.large} {
-		b.mu.Lock()
-		if b.lent != 0 {
-			g.t.Errorf("%d bytes are lent still", b.lent)
+	for _, room := range []*listen.Room{&g.small, &g.large} {
+		if lent := room.Lent(); lent != 0 {
+			g.t.Errorf("%d bytes are lent still", lent)
 		}
-		b.mu.Unlock()
 	}
 }
 

@@ -80,13 +80,13 @@ func benchServer(b *testing.B) *Server {
 // BenchmarkRoundTrip compares this listener with fasthttp's own, over loopback and one connection.
 func BenchmarkRoundTrip(b *testing.B) {
 	b.Run("gated", func(b *testing.B) {
-		ln := listen(b)
+		ln := onLoopback(b)
 		s := benchServer(b)
 		go func() { _ = s.Serve(context.Background(), ln) }()
 		roundTrips(b, ln)
 	})
 	b.Run("bare", func(b *testing.B) {
-		ln := listen(b)
+		ln := onLoopback(b)
 		body := make([]byte, 1024)
 		s := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.SetBody(body) }}
 		go func() { _ = s.Serve(ln) }()
@@ -94,7 +94,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	})
 }
 
-func listen(b *testing.B) net.Listener {
+func onLoopback(b *testing.B) net.Listener {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/listen"
 )
 
 // Bounds of the listener.
@@ -73,8 +74,8 @@ type Server struct {
 	base     context.Context  // of the calls; set by Serve
 	told     sparing
 	draining atomic.Bool
-	small    budget        // of the first bytes of bodies that are being read
-	large    budget        // of the others
+	small    listen.Room   // of the first bytes of bodies that are being read
+	large    listen.Room   // of the others
 	running  atomic.Int64  // requests being served, tunnels included
 	idle     chan struct{} // told when running falls to 0 while draining
 

@@ -189,7 +189,8 @@ func TestPoliciesOverTheAPI(t *testing.T) {
 	g.expect(freeKey,
 		trade{"POST", "/v1/policies/trimmed", `{"max_actions_per_hour":1,"blocked_tools":["x"]}`, 200, `{"agent_id":"trimmed","policy":{"blocked_tools":["x"]}}`},
 		trade{"POST", "/v1/policies/trimmed/from-template", `{"template":"strict"}`, 403, `{"detail":{"error":"feature_not_available",…`},
-		trade{"POST", "/v1/agents/saver/disable", `{}`, 403, `{"detail":{"error":"feature_not_available",…`},
+		trade{"POST", "/v1/agents/saver/disable", `{}`, 200, `{"agent_id":"saver","is_enabled":false,…`}, // no plan stands between an operator and the switch
+		trade{"POST", "/v1/agents/saver/enable", `{}`, 200, `{"agent_id":"saver","is_enabled":true,…`},
 	)
 }
 

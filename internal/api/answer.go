@@ -2,9 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 )
 
@@ -40,12 +37,8 @@ const maxBody = 2 << 20
 
 // read decodes a body into v; an absent one leaves v as it is. It answers for itself when it returns false.
 func read(w http.ResponseWriter, r *http.Request, v any) bool {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		fail(w, http.StatusRequestEntityTooLarge, problem{"request_too_large", fmt.Sprintf("the body may have %d bytes", maxBody)})
-		return false
-	} else if err != nil {
-		fail(w, http.StatusBadRequest, problem{"bad_request", "the body could not be read"})
+	data, ok := bodyOf(w, r, maxBody)
+	if !ok {
 		return false
 	}
 	if len(data) == 0 {

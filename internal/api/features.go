@@ -5,10 +5,11 @@ import "net/http"
 // rank orders the plans that lack features. A key without a plan has agency's, which lacks none.
 var rank = map[string]int{"free": 1, "starter": 2, "pro": 3}
 
-// features say from which rank on a plan has what not every plan has.
+// features say from which rank on a plan has what not every plan has. The kill switch is none of them: whom it must stop
+// is not a question of plans.
 var features = map[string]int{
 	"max_actions_per_hour": 2, "max_spend_usd_per_day": 2, "max_calls_per_tool": 2, "pricing_rules": 3,
-	"policy_templates": 3, "agent_logs": 3, "agent_metrics": 3, "kill_switch": 3,
+	"policy_templates": 3, "agent_logs": 3, "agent_metrics": 3,
 }
 
 // mostTools is how many tools the registry takes from a key of a plan.

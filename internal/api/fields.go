@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -31,12 +30,8 @@ type fields struct {
 // fieldsOf reads a body that must be one JSON object of at most limit bytes. Members nobody knows are ignored, and one
 // that stands twice is refused: readers differ in which one they take. It answers for itself when it returns nil.
 func fieldsOf(w http.ResponseWriter, r *http.Request, limit int64) *fields {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
-		fail(w, http.StatusRequestEntityTooLarge, problem{"request_too_large", "the body may have " + strconv.FormatInt(limit, 10) + " bytes"})
-		return nil
-	} else if err != nil {
-		fail(w, http.StatusBadRequest, problem{"bad_request", "the body could not be read"})
+	data, ok := bodyOf(w, r, limit)
+	if !ok {
 		return nil
 	}
 	f := &fields{at: []any{"body"}, faults: new([]fault)}

@@ -52,6 +52,7 @@ type Server struct {
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
+	bodies  rooms                   // of requests that are being read or answered
 	charges charges                 // of leases that sidecars hold
 	waiting atomic.Int64            // sidecars that wait for a newer snapshot
 	keys    atomic.Pointer[Keyring] // swapped whole
@@ -88,7 +89,7 @@ func (s *Server) Handler() http.Handler {
 	page.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusForbidden, problem{"browser_request_denied", "a page of another origin may not call this API"})
 	}))
-	return identified(s.witness(listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(mux))))))
+	return identified(s.witness(listen.Hosts{Names: s.Hosts}.Guard(noOrigin(page.Handler(unclean(s.bodies.holding(mux)))))))
 }
 
 // operatorRoutes are those that only an operator's key may use.
@@ -108,7 +109,7 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/v1/entries/policies/{agent}": {"DELETE": s.deletePolicy},
 	}
 	for name, turn := range map[string]action{"disable": s.disable, "enable": s.enable} {
-		routes["/v1/agents/{id}/"+name] = methods{"POST": featured("kill_switch", turn)}
+		routes["/v1/agents/{id}/"+name] = methods{"POST": turn}
 	}
 	return routes
 }

@@ -20,7 +20,7 @@ const module = "github.com/oo-sidecar/oo-sidecar/"
 var mayImport = map[string][]string{
 	"config":                   {"internal/tool", "policy", "proxy", "internal/store", "internal/api", "internal/govern", "internal/journal", "internal/control"},
 	"internal/control":         {"dedup", "hmac", "internal/tool", "internal/audit"},
-	"proxy":                    {"internal/govern", "internal/tool", "internal/audit"},
+	"proxy":                    {"internal/govern", "internal/listen", "internal/tool", "internal/audit"},
 	"internal/govern":          {"dedup", "policy", "hmac", "internal/tool", "internal/audit"},
 	"internal/api":             {"internal/activity", "internal/listen", "internal/govern", "internal/lease", "internal/tool", "policy", "internal/audit", "dedup"},
 	"internal/console":         {"internal/api"},
