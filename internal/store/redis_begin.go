@@ -238,7 +238,10 @@ func (r *Redis) settle(ctx context.Context, c *ownCall, o dedup.Outcome) error {
 func (r *Redis) settled(ctx context.Context, c *ownCall, o dedup.Outcome) (verdict, error) {
 	echo := strconv.FormatUint(c.nonce, 10)
 	args := []any{echo, int(o)}
-	for _, id := range c.record.keys {
+	r.own.mu.Lock() // a finish may take over what Redis says of the call meanwhile
+	keys := c.record.keys
+	r.own.mu.Unlock()
+	for _, id := range keys {
 		args = append(args, keyText(id.Key))
 	}
 	return r.ask(ctx, settleScript, echo, args...)

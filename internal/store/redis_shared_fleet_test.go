@@ -30,14 +30,17 @@ func TestTheSwitchReachesTwenty(t *testing.T) {
 		var took []time.Duration
 		var thrown time.Time
 		var all sync.WaitGroup
-		fleet := make([]*sharing, 20)
+		fleet, stopped := make([]*sharing, 20), make([]bool, 20)
 		for i := range fleet {
 			fleet[i] = joinShared(t, cfg, opt)
 			fleet[i].OnSwitch(func(_ string, off bool) {
-				if off {
-					mu.Lock()
+				mu.Lock()
+				defer mu.Unlock()
+				if stopped[i] == off { // who throws it may hear of it once more
+					return
+				}
+				if stopped[i] = off; off {
 					took = append(took, time.Since(thrown))
-					mu.Unlock()
 				}
 				all.Done()
 			})
