@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -60,8 +61,11 @@ type book struct {
 	byKey   map[string]*held // guarded by mu: of calls that have a key
 	file    *os.File         // guarded by mu
 	lines   int              // guarded by mu: in the file
-	dirty   bool             // guarded by mu: not synced
-	failed  error            // guarded by mu: of the last write
+	wrote   uint64           // guarded by mu: lines ever
+	failed  error            // guarded by mu: of the last write or sync
+
+	syncing sync.Mutex // held while the file is synced or made anew; taken before mu
+	synced  uint64     // guarded by syncing: lines that are on disk
 }
 
 const (
@@ -120,7 +124,7 @@ func (b *book) forget(h *held) {
 	}
 }
 
-// rewrite makes the file anew, of what is held. Call it with mu held, or before anybody else knows b.
+// rewrite makes the file anew, of what is held. Call it with syncing and mu held, or before anybody else knows b.
 func (b *book) rewrite() error {
 	var text []byte
 	for _, h := range b.byID {
@@ -140,7 +144,7 @@ func (b *book) rewrite() error {
 	if b.file != nil {
 		_ = b.file.Close()
 	}
-	b.file, b.lines, b.dirty, b.failed = f, len(b.byID), false, nil
+	b.file, b.lines, b.synced, b.failed = f, len(b.byID), b.wrote, nil
 	return nil
 }
 
@@ -150,16 +154,54 @@ func (b *book) append(l line) error {
 	if err == nil {
 		_, err = b.file.Write(append(row, '\n'))
 	}
-	b.lines, b.dirty, b.failed = b.lines+1, true, err
+	b.lines, b.wrote, b.failed = b.lines+1, b.wrote+1, cmp.Or(err, b.failed)
 	return err
 }
 
-// put takes h in and writes it.
+// put takes h in and writes it. What a crash may take of it back, durable keeps.
 func (b *book) put(h *held) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.index(h)
 	return b.append(line{Held: h})
+}
+
+// durable returns when what was written before it was called is on disk. Many callers share one sync.
+func (b *book) durable() error {
+	b.mu.Lock()
+	mine := b.wrote
+	b.mu.Unlock()
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
+	b.mu.Lock()
+	file, wrote, err := b.file, b.wrote, b.failed
+	b.mu.Unlock()
+	if err != nil || b.synced >= mine {
+		return err
+	}
+	if err = file.Sync(); err != nil { // what is on disk is not known any more: the file is made anew
+		b.mu.Lock()
+		b.failed = err
+		b.mu.Unlock()
+		return err
+	}
+	b.synced = wrote
+	return nil
+}
+
+// rename puts h, which another lease of its key took the place of, under that one's id.
+func (b *book) rename(h *held, id string, edit func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byID[h.ID] != h {
+		return
+	}
+	delete(b.byID, h.ID)
+	_ = b.append(line{Gone: h.ID})
+	h.ID = id
+	edit()
+	b.byID[id] = h
+	_ = b.append(line{Held: h})
 }
 
 // done forgets a lease that is settled.
@@ -229,16 +271,21 @@ func (b *book) acted(h *held, next time.Time) {
 
 // tend syncs what was written, and shortens the file when most of it is settled.
 func (b *book) tend() error {
+	if done, err := b.shorten(); done {
+		return err
+	}
+	return b.durable()
+}
+
+func (b *book) shorten() (done bool, err error) {
+	b.syncing.Lock()
+	defer b.syncing.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.lines > 1000 && b.lines > 4*len(b.byID) || b.failed != nil {
-		return b.rewrite()
+	if b.failed == nil && (b.lines <= 1000 || b.lines <= 4*len(b.byID)) {
+		return false, nil
 	}
-	if !b.dirty {
-		return nil
-	}
-	b.dirty = false
-	return b.file.Sync()
+	return true, b.rewrite()
 }
 
 // counts are how many leases are held for running calls, to be said of, and held for an operator.

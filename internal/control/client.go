@@ -27,6 +27,7 @@ const (
 	Broken                // 5xx
 	Absent                // 404, 405, 501: it has no such call, or no such thing
 	Conflict              // 409
+	Forgotten             // 404 not_found: the API knows the call, and no such thing
 	Refused               // any other answer
 )
 
@@ -41,6 +42,8 @@ type Error struct {
 
 func (e *Error) Error() string {
 	switch {
+	case e.Err == errTaken:
+		return e.Err.Error()
 	case e.Status == 0:
 		return "the control plane did not answer: " + e.Err.Error()
 	case e.Code != "":
@@ -58,6 +61,9 @@ func kindOf(err error) Kind {
 	}
 	return Lost
 }
+
+// missing says whether what was asked for is not there, or nobody there knows the question.
+func missing(err error) bool { return kindOf(err) == Absent || kindOf(err) == Forgotten }
 
 const (
 	maxAnswer  = 32 << 20 // bytes of one answer
@@ -152,6 +158,8 @@ func refusalOf(resp *http.Response, text []byte) error {
 		e.Kind = Denied
 	case e.Status == 429:
 		e.Kind = Busy
+	case e.Status == 404 && e.Code == "not_found":
+		e.Kind = Forgotten
 	case e.Status == 404 || e.Status == 405 || e.Status == 501:
 		e.Kind = Absent
 	case e.Status == 409:
@@ -175,6 +183,11 @@ func codeOf(text []byte) string {
 	} else if json.Unmarshal(envelope.Detail, &code) != nil {
 		return ""
 	}
+	return codeWord(code)
+}
+
+// codeWord is a word of the control plane's as it can be shown; empty when it is none.
+func codeWord(code string) string {
 	if strings.ContainsFunc(code, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return ""
 	}

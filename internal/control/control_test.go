@@ -1,7 +1,9 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,10 +108,23 @@ func TestResult(t *testing.T) {
 	for name, x := range map[string]*leaseAnswer{
 		"another hash": {Result: text, ResultHash: strings.Repeat("00", 32)}, "no hash": {Result: text}, "foreign": {Result: json.RawMessage(`{"ok":true}`)},
 		"garbage": {Result: json.RawMessage(`[1`)}, "nothing": {},
+		"no status": {Result: bytes.Replace(text, []byte("201"), []byte("99"), 1), ResultHash: hash}, "a negative size": {Result: bytes.Replace(text, []byte(`"size":`), []byte(`"size":-`), 1), ResultHash: hash},
 	} {
 		if got, _ := decodeResult(x); got.Kept {
 			t.Errorf("%s is taken for an answer", name)
 		}
+	}
+}
+
+// TestResultHeaders: an answer that another sidecar gave cannot break out of its headers.
+func TestResultHeaders(t *testing.T) {
+	a := &dedup.Answer{Status: 200, Kept: true, Header: []tool.Header{
+		{Name: "ETag", Value: "a"}, {Name: "X\r\nSet-Cookie", Value: "a"}, {Name: "Link", Value: "a\r\nSet-Cookie: b"}, {Name: "", Value: "c"}, {Name: "a b", Value: "c"},
+	}}
+	a.SHA256 = sha256.Sum256(nil)
+	text, hash := encodeResult(a, "print", true)
+	if got, _ := decodeResult(&leaseAnswer{Result: text, ResultHash: hash}); !got.Kept || len(got.Header) != 1 || got.Header[0].Name != "ETag" {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -308,6 +323,25 @@ func TestHosted(t *testing.T) {
 	answers["/v1/policies"] = `{"policies":[]}`
 	if s, err := c.hosted(context.Background(), nil); err == nil {
 		t.Errorf("no list: %+v", s)
+	}
+}
+
+// TestSameVersion: a control plane that offers again and again what holds already is not obeyed again and again.
+func TestSameVersion(t *testing.T) {
+	plane := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"version":7}`) }))
+	defer plane.Close()
+	applied := 0
+	f, err := Follow(Config{BaseURL: plane.URL, APIKey: "k", Poll: time.Second, MaxStale: time.Minute}, Options{
+		Dir: t.TempDir(), Apply: func(*Snapshot) error { applied++; return nil },
+		Alarm: func() {}, Fresh: func(time.Time) {}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		if pushed, err := f.ask(t.Context()); err != nil || pushed != (n == 0) || applied != 1 {
+			t.Errorf("question %d: asked again at once: %v, applied %d times: %v", n, pushed, applied, err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 )
@@ -101,13 +102,13 @@ func (f *Follower) ask(ctx context.Context) (pushed bool, err error) {
 	}
 	asked := time.Now()
 	next, err := f.client.native(ctx, after, wait)
-	if err != nil && kindOf(err) == Absent && f.seen() == 0 {
+	if missing(err) && f.seen() == 0 {
 		next, err = f.client.hosted(ctx, f.opt.Agents())
 	}
 	switch {
 	case err != nil:
 		return false, err
-	case next == nil:
+	case next == nil, known != nil && next.Native && next.Version == known.Version:
 		f.confirm(time.Now())
 		return false, nil
 	}
@@ -128,7 +129,7 @@ func (f *Follower) seen() uint64 {
 func (f *Follower) take(next *Snapshot, at time.Time) error {
 	if seen := f.seen(); next.Version < seen {
 		f.opt.Alarm()
-		return fmt.Errorf("the control plane offers version %d of its policies, which is older than version %d here; it is refused until it offers a newer one", next.Version, seen)
+		return fmt.Errorf("the control plane offers version %d of its policies, which is older than version %d here; it is refused until it offers a newer one (if its store was lost for good, remove %s and restart)", next.Version, seen, filepath.Join(f.dir, snapshotFile))
 	}
 	if err := f.opt.Apply(next); err != nil {
 		return fmt.Errorf("what the control plane says does not hold here, and what it said before stays: %w", err)

@@ -15,8 +15,10 @@ import (
 
 // leaseAnswer is what the control plane says of a lease, acquired or not.
 type leaseAnswer struct {
+	OK            *bool           `json:"ok"`
 	Status        string          `json:"status"`
 	TTL           int64           `json:"ttl"`
+	TTLLeft       int64           `json:"ttl_left"`
 	LeaseID       string          `json:"lease_id"`
 	FirstSeenAt   string          `json:"first_seen_at"`
 	DoneAt        string          `json:"done_at"`
@@ -86,10 +88,13 @@ func (c *client) apply(ctx context.Context, act string, st *step) (time.Duration
 	if err := c.within(ctx, stepTimeout, "POST", "/ai/"+act, st, &a); err != nil {
 		return 0, err
 	}
-	if a.Status == "" {
+	switch {
+	case a.Status == "":
 		return 0, &Error{Kind: Lost, Err: errNoLease}
+	case a.OK != nil && !*a.OK:
+		return 0, &Error{Kind: Conflict, Status: 200, Code: codeWord(a.Status)}
 	}
-	return time.Duration(a.TTL) * time.Second, nil
+	return time.Duration(min(a.TTL, int64(holdFor/time.Second))) * time.Second, nil
 }
 
 const stepTimeout = 5 * time.Second
@@ -168,6 +173,9 @@ func decodeResult(a *leaseAnswer) (answer *dedup.Answer, print string) {
 	if json.Unmarshal(a.Result, &r) != nil || r.Form != 1 {
 		return answer, ""
 	}
+	if r.Status < 200 || r.Status > 599 || r.Size < 0 {
+		return answer, r.Print
+	}
 	answer.Status, answer.Size = r.Status, r.Size
 	if r.Body == nil {
 		return answer, r.Print
@@ -177,8 +185,18 @@ func decodeResult(a *leaseAnswer) (answer *dedup.Answer, print string) {
 		return answer, r.Print
 	}
 	for _, h := range r.Header {
-		answer.Header = append(answer.Header, tool.Header{Name: h[0], Value: h[1]})
+		if sound(h[0], h[1]) {
+			answer.Header = append(answer.Header, tool.Header{Name: h[0], Value: h[1]})
+		}
 	}
 	answer.Body, answer.Kept = body, true
 	return answer, r.Print
+}
+
+// sound says whether a header can be given to an agent: whoever holds a lease chose it.
+func sound(name, value string) bool {
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-'
+	}
+	return name != "" && !strings.ContainsFunc(name, odd) && !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f })
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -210,19 +211,19 @@ func (s *Leases) wish(c *dedup.Claim) *wish {
 
 // granted notes a lease, unless too little of it is left.
 func (s *Leases) granted(c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish, asked time.Time) (dedup.Begun, error) {
-	ttl := time.Duration(a.TTL) * time.Second
+	ttl := time.Duration(min(a.TTL, w.TTL)) * time.Second // what is longer than was asked for is not relied on
 	h := &held{Key: w.Key, ID: a.LeaseID, Fence: b.Fence, Timeout: c.Timeout, TTL: ttl, Until: asked.Add(ttl), Again: b.Taken, next: time.Now().Add(ttl / 3)}
 	if keyed(c) {
 		h.Local, h.Print = c.Keys[0].Key, s.print(c)
 	}
-	if time.Until(h.Until) < c.Timeout {
-		h.Say, h.Outcome, h.next, h.GiveUp = sayCancel, dedup.NotSent.String(), time.Now(), h.Until
-		_ = s.book.put(h)
-		s.release(c, b, "store_unavailable")
+	if leftUntil(h.Until) < c.Timeout {
+		s.returns(c, b, h)
 		return dedup.Begun{}, fmt.Errorf("%w: the control plane gives leases of %s, and this tool may take %s", dedup.ErrUnavailable, ttl, c.Timeout)
 	}
-	if err := s.book.put(h); err != nil {
-		s.log.Error("a lease cannot be kept on disk", "error", err.Error())
+	// Should the power fail now, the next process holds the lease of what may have been sent.
+	if err := cmp.Or(s.book.put(h), s.book.durable()); err != nil {
+		s.returns(c, b, h)
+		return dedup.Begun{}, fmt.Errorf("%w: a lease cannot be kept on disk: %w", dedup.ErrUnavailable, err)
 	}
 	if a.Budget != nil && a.Budget.Shadow != "" {
 		b.Shadow = dedup.Limit(a.Budget.Shadow)
@@ -230,10 +231,17 @@ func (s *Leases) granted(c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish,
 	return b, nil
 }
 
+// returns gives a lease back under which nothing was sent, and the local claim.
+func (s *Leases) returns(c *dedup.Claim, b dedup.Begun, h *held) {
+	h.Say, h.Outcome, h.next, h.GiveUp = sayCancel, dedup.NotSent.String(), time.Now(), h.Until
+	_ = s.book.put(h)
+	s.release(c, b, "store_unavailable")
+}
+
 // over answers a call that has run elsewhere.
 func (s *Leases) over(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish) (dedup.Begun, error) {
 	if len(a.Result) == 0 && !s.counts() {
-		if err := s.client.result(ctx, w.Key, a); err != nil && kindOf(err) != Absent {
+		if err := s.client.result(ctx, w.Key, a); err != nil && !missing(err) {
 			return s.unasked(c, b, nil, err)
 		}
 	}
@@ -281,10 +289,16 @@ func (s *Leases) Holds(fence uint64, need time.Duration) error {
 		return nil
 	}
 	now := s.book.copy(h)
-	if left := time.Until(now.Until); left < need {
+	if left := leftUntil(now.Until); left < need {
 		return fmt.Errorf("%s are left of the lease", left.Round(time.Millisecond))
 	}
 	return nil
+}
+
+// leftUntil is how long it is until t: by the monotonic clock, which a machine that sleeps stops, or by the wall clock,
+// which may be put back, whichever says less.
+func leftUntil(t time.Time) time.Duration {
+	return min(time.Until(t), t.Round(0).Sub(time.Now().Round(0)))
 }
 
 // Finish ends a claim here; what the control plane is owed for it is said from then on.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type desk struct {
 	ttl   int               // seconds; guarded by mu
 	fails map[string]int    // status by act; guarded by mu
 	asked map[string][]step // by act; guarded by mu
+	taken bool              // by another sidecar; guarded by mu
 	told  chan string       // acts, in order
 }
 
@@ -34,7 +36,7 @@ func newDesk(t *testing.T) *desk {
 		var st step
 		_ = json.NewDecoder(r.Body).Decode(&st)
 		d.mu.Lock()
-		status, ttl := d.fails[act], d.ttl
+		status, ttl, taken := d.fails[act], d.ttl, d.taken
 		d.asked[act] = append(d.asked[act], st)
 		d.mu.Unlock()
 		d.told <- act
@@ -42,6 +44,8 @@ func newDesk(t *testing.T) *desk {
 		case status != 0:
 			w.WriteHeader(status)
 			fmt.Fprint(w, `{"detail":{"error":"lease_lost"}}`)
+		case act == "lease" && taken:
+			fmt.Fprintf(w, `{"status":"polling","ttl":%d}`, ttl)
 		case act == "lease":
 			fmt.Fprintf(w, `{"status":"acquired","ttl":%d,"lease_id":"lease_of_the_test"}`, ttl)
 		default:
@@ -221,6 +225,98 @@ func TestRestart(t *testing.T) {
 		t.Error(b, err)
 	}
 	d.until(t, "extend")
+}
+
+// TestRegained: a lease that ended while its call ran, or before its outcome was known, is taken again; only when another
+// sidecar has it is that told.
+func TestRegained(t *testing.T) {
+	d := newDesk(t)
+	alarms := make(chan bool, 1)
+	s, _ := leasesOf(t, d, t.TempDir(), func() { alarms <- true })
+	c := claimOf(1)
+	b, err := s.Begin(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.until(t, "lease")
+	d.fail("extend", 409)
+	d.until(t, "lease")
+	if err := s.Holds(b.Fence, c.Timeout); err != nil {
+		t.Error(err)
+	}
+	if err := s.Finish(t.Context(), endOf(c, b, dedup.Unknown)); err != nil {
+		t.Fatal(err)
+	}
+	d.until(t, "extend")
+	d.until(t, "lease")
+	d.fail("extend", 0)
+	d.until(t, "extend")
+	select {
+	case <-alarms:
+		t.Error("alarmed although nobody else had the lease")
+	default:
+	}
+	two := claimOf(2)
+	if b, err = s.Begin(t.Context(), two); err != nil {
+		t.Fatal(err)
+	}
+	d.fail("extend", 409)
+	d.mu.Lock()
+	d.taken = true
+	d.mu.Unlock()
+	if err := s.Finish(t.Context(), endOf(two, b, dedup.Unknown)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-alarms:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody is told")
+	}
+}
+
+// TestMisled: an answer of something that stands in the control plane's place (404, and not its word) settles nothing.
+func TestMisled(t *testing.T) {
+	d := newDesk(t)
+	d.ttl = 60
+	s, _ := leasesOf(t, d, t.TempDir(), func() {})
+	c := claimOf(1)
+	b, err := s.Begin(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.fail("complete", 404)
+	if err := s.Finish(t.Context(), endOf(c, b, dedup.Done)); err != nil {
+		t.Fatal(err)
+	}
+	d.until(t, "complete")
+	d.until(t, "complete")
+	d.fail("complete", 0)
+	d.until(t, "complete")
+}
+
+// TestStrangeBook: leases of calls that the journal beside them does not know are neither given back nor held.
+func TestStrangeBook(t *testing.T) {
+	d := newDesk(t)
+	d.ttl = 60
+	dir, other := t.TempDir(), t.TempDir()
+	s, end := leasesOf(t, d, dir, func() {})
+	if _, err := s.Begin(t.Context(), claimOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	if s.book.synced != s.book.wrote {
+		t.Error("a call may be sent whose lease is not on disk")
+	}
+	end()
+	if err := os.CopyFS(other+"/control", os.DirFS(dir+"/control")); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = leasesOf(t, d, other, func() {})
+	if running, owed, unknown := s.book.counts(); running+owed+unknown != 0 {
+		t.Errorf("%d run, %d are owed, %d unknown", running, owed, unknown)
+	}
+	if len(d.asked["cancel"])+len(d.asked["extend"]) > 0 {
+		t.Errorf("%+v", d.asked)
+	}
 }
 
 // TestLost: that another sidecar took the lease of a call that ran here is told.

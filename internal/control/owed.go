@@ -2,8 +2,9 @@ package control
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
@@ -86,10 +87,13 @@ func (s *Leases) act(ctx context.Context, h *held) {
 func (s *Leases) alive(ctx context.Context, h *held) {
 	now := s.book.copy(h)
 	err := s.extend(ctx, h, now.TTL)
+	if over(err) {
+		err = s.regain(ctx, h)
+	}
 	next := time.Now().Add(now.TTL / 3)
 	if err != nil {
 		next = time.Now().Add(min(time.Second, now.TTL/10))
-		if kindOf(err) == Conflict || kindOf(err) == Absent {
+		if kindOf(err) == Conflict {
 			next = time.Now().Add(time.Hour) // it is lost; the end will say what that means
 			s.log.Error("the lease of a running call is lost: another sidecar may run it too", "error", err.Error())
 		}
@@ -111,9 +115,40 @@ func (s *Leases) extend(ctx context.Context, h *held, ttl time.Duration) error {
 	if got <= 0 {
 		got = ttl
 	}
-	s.book.change(h, func() { h.TTL, h.Until = min(got, ttl), asked.Add(got) })
+	got = min(got, ttl)
+	s.book.change(h, func() { h.TTL, h.Until = got, asked.Add(got) })
 	return nil
 }
+
+// over says whether the control plane knows the lease no more.
+func over(err error) bool { return kindOf(err) == Conflict || kindOf(err) == Forgotten }
+
+// regain takes the key of a lease again that ended because nobody here could extend it: its call runs, or may have run,
+// and no other sidecar is to run it. The error is a Conflict when another one came first.
+func (s *Leases) regain(ctx context.Context, h *held) error {
+	now := s.book.copy(h)
+	if now.Local == (dedup.Key{}) {
+		return &Error{Kind: Conflict, Err: errTaken}
+	}
+	w := &wish{Key: now.Key, TTL: int64(now.TTL / time.Second), Metadata: settings{}}
+	if s.counts() {
+		w.ClaimID = "lease_" + rand.Text()
+	}
+	asked := time.Now()
+	a, err := s.client.acquire(ctx, w, stepTimeout)
+	switch {
+	case err != nil:
+		return err
+	case a.Status != "acquired":
+		return &Error{Kind: Conflict, Err: errTaken}
+	}
+	ttl := time.Duration(min(a.TTL, w.TTL)) * time.Second
+	s.book.rename(h, a.LeaseID, func() { h.TTL, h.Until = ttl, asked.Add(ttl) })
+	s.log.Warn("the lease of a call ended before the call did, or before its outcome was known; no other sidecar had taken it, and it is held again")
+	return nil
+}
+
+var errTaken = errors.New("another sidecar has the lease")
 
 // say tells the control plane how a call ended, again and again until it is taken.
 func (s *Leases) say(ctx context.Context, h *held, now *held) {
@@ -132,32 +167,49 @@ func (s *Leases) say(ctx context.Context, h *held, now *held) {
 	}
 	asked := time.Now()
 	got, err := s.client.apply(ctx, now.Say, st)
-	switch kind := kindOf(err); {
+	switch {
 	case err == nil && now.Say == sayHold:
-		s.book.change(h, func() { h.Say, h.Until, h.tries = held30, asked.Add(got), 0 })
+		got = min(got, holdFor)
+		s.book.change(h, func() { h.Say, h.TTL, h.Until, h.tries = held30, got, asked.Add(got), 0 })
 		s.book.acted(h, time.Now().Add(holdLook))
 	case err == nil:
 		s.book.done(h)
-	case kind == Conflict || kind == Absent:
-		s.unheard(h, now, err)
+	case over(err):
+		s.unheard(ctx, h, now, err)
 	case !now.GiveUp.IsZero() && time.Now().After(now.GiveUp):
 		s.log.Error("the control plane was not told how a call ended, and no longer needs to know", "say", now.Say, "error", err.Error())
 		s.book.done(h)
 	default:
-		s.book.change(h, func() { h.tries++ })
-		back := min(mostBackoff, 200*time.Millisecond<<min(now.tries, 8))
-		if e, ok := errors.AsType[*Error](err); ok {
-			back = min(mostBackoff, max(back, e.RetryAfter))
-		}
-		s.book.acted(h, time.Now().Add(back/2+rand.N(back/2)))
+		s.again(h, now, err)
 	}
 }
 
-// unheard is the end of a lease that is no longer this sidecar's.
-func (s *Leases) unheard(h *held, now *held, err error) {
+// again has what was not taken be said later.
+func (s *Leases) again(h *held, now *held, err error) {
+	s.book.change(h, func() { h.tries++ })
+	back := min(mostBackoff, 200*time.Millisecond<<min(now.tries, 8))
+	if e, ok := errors.AsType[*Error](err); ok {
+		back = min(mostBackoff, max(back, e.RetryAfter))
+	}
+	s.book.acted(h, time.Now().Add(back/2+mathrand.N(back/2)))
+}
+
+// unheard is what becomes of a lease that is no longer this sidecar's: one that merely ended is taken again, for the word
+// to be said under it. That a completion was refused means that another sidecar came first.
+func (s *Leases) unheard(ctx context.Context, h *held, now *held, err error) {
 	e, _ := errors.AsType[*Error](err)
-	done := e.Code == "already_completed" || e.Code == "already_canceled"
-	if now.Say != sayCancel && !done && e.Kind == Conflict {
+	ended := e.Code == "already_completed" || e.Code == "already_canceled"
+	if !ended && (now.Say == sayHold || now.Say == sayComplete && e.Kind == Forgotten) {
+		switch err = s.regain(ctx, h); {
+		case err == nil:
+			s.book.acted(h, time.Now())
+			return
+		case kindOf(err) != Conflict:
+			s.again(h, now, err)
+			return
+		}
+	}
+	if now.Say != sayCancel && !ended && now.Local != (dedup.Key{}) {
 		s.alarm()
 		s.log.Error("possible double execution: the lease of a call that ran here, or may have, went to another sidecar", "outcome", now.Outcome, "error", err.Error())
 	}
@@ -176,20 +228,22 @@ func (s *Leases) resolved(ctx context.Context, h *held, now *held) {
 		s.book.change(h, func() { h.Say, h.Outcome, h.GiveUp = sayCancel, "not_sent", h.Until })
 		s.book.acted(h, time.Now())
 	default:
-		if time.Until(now.Until) < holdFor/2 && time.Until(now.Until) < time.Hour {
-			_ = s.extend(ctx, h, holdFor)
+		next := time.Now().Add(holdLook)
+		if time.Until(now.Until) < now.TTL/2 && over(s.extend(ctx, h, holdFor)) {
+			s.book.change(h, func() { h.Say = sayHold })
+			next = time.Now()
 		}
-		s.book.acted(h, time.Now().Add(holdLook))
+		s.book.acted(h, next)
 	}
 }
 
-// localOutcome is how the local store says that the call of a lease ended; Running when it does not say.
+// localOutcome is how the local store says that the call of a lease ended; Running when it knows nothing of it.
 func (s *Leases) localOutcome(h *held) dedup.Outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	end, err := s.local.Wait(ctx, h.Local, h.Fence)
 	if err != nil {
-		return dedup.Running
+		return dedup.Unknown
 	}
 	return end.Outcome
 }
@@ -205,15 +259,19 @@ func (s *Leases) resume() {
 		if h.Local != (dedup.Key{}) {
 			outcome = s.localOutcome(h)
 		}
+		if outcome != dedup.Done && outcome != dedup.Unknown {
+			// It was released, or this journal never knew the call, being older than the leases or another sidecar's copy.
+			// That nothing was sent is not certain enough to give the key back: the lease ends by itself.
+			s.book.done(h)
+			continue
+		}
 		s.book.change(h, func() {
 			h.Outcome, h.GiveUp = outcome.String(), time.Now().Add(24*time.Hour)
 			switch {
 			case outcome == dedup.Done, h.Local == dedup.Key{}:
 				h.Say, h.Keep = sayComplete, 24*time.Hour
-			case outcome == dedup.Unknown:
+			default:
 				h.Say, h.GiveUp = sayHold, time.Time{}
-			default: // it was released, or nothing is known of it
-				h.Say, h.Outcome, h.GiveUp = sayCancel, dedup.NotSent.String(), h.Until
 			}
 		})
 		s.book.acted(h, time.Now())

@@ -106,7 +106,7 @@ func (c *client) switches(ctx context.Context, s *Snapshot, agents []string) err
 			At        *time.Time `json:"disabled_at"`
 		}
 		err := c.do(ctx, "GET", "/agents/"+url.PathEscape(id), nil, &a)
-		if kindOf(err) == Absent && err != nil {
+		if missing(err) {
 			continue
 		}
 		if err != nil {

@@ -191,7 +191,7 @@ func (s *Leases) poll(k dedup.Key, x *watch) {
 	pause := nativeFirst
 	for {
 		a, err := s.client.look(context.Background(), key)
-		free := err != nil && kindOf(err) == Absent || a.Status == "failed"
+		free := missing(err) || a.Status == "failed"
 		if err == nil && a.Status == "completed" {
 			w.ended(k, &a)
 		}

@@ -70,7 +70,7 @@ func (p *passage) kept(a *Answer, v *verdict, body []byte, size int64, sum [sha2
 	kept := &dedup.Answer{Status: a.Status, Body: body, Size: size, SHA256: sum, Kept: int64(len(body)) == size}
 	for _, h := range a.Header {
 		name := strings.ToLower(h.Name)
-		if alwaysKept[name] || slices.Contains(p.tool.Dedup.KeepHeaders, name) {
+		if p.keeps(name) {
 			kept.Header = append(kept.Header, h)
 		}
 		if name == "set-cookie" && p.tool.Unregistered {
@@ -78,6 +78,11 @@ func (p *passage) kept(a *Answer, v *verdict, body []byte, size int64, sum [sha2
 		}
 	}
 	return kept
+}
+
+// keeps says whether a replay carries a header, named in lower case.
+func (p *passage) keeps(name string) bool {
+	return alwaysKept[name] || p.tool != nil && slices.Contains(p.tool.Dedup.KeepHeaders, name)
 }
 
 // alwaysKept are the headers of an answer that a replay carries; a tool's keep_headers names more.

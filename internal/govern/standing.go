@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
@@ -97,7 +98,12 @@ func (p *passage) replay(outcome dedup.Outcome, at time.Time, a *dedup.Answer) *
 	}
 	p.rec.Decision, p.rec.PolicyReason = string(Dedup), "tool_idempotency"
 	age := max(0, int64(time.Since(at)/time.Second))
-	h := append(make([]tool.Header, 0, len(a.Header)+8), a.Header...)
+	h := make([]tool.Header, 0, len(a.Header)+8)
+	for _, kept := range a.Header { // those of an answer that another sidecar gave are as it chose
+		if p.keeps(strings.ToLower(kept.Name)) {
+			h = append(h, kept)
+		}
+	}
 	h = append(h, tool.Header{Name: "Idempotent-Replayed", Value: "true"}, tool.Header{Name: "Age", Value: strconv.FormatInt(age, 10)})
 	return p.reply(&Reply{Status: a.Status, Header: h, Body: a.Body, Delivered: p.delivered()})
 }
