@@ -33,7 +33,7 @@ func (v *checker) control() {
 		v.secret("control.key_secret", "the secret", c.KeySecret)
 	}
 	if c.Lease == "remote" && v.Store.Kind == "redis" {
-		v.odd("control.lease", "each call asks both Redis and the control plane for leave", "write lease: local: Redis holds at most once between sidecars already")
+		v.bad("control.lease", "remote leases and store.kind redis are two judges of one call", "write lease: local: Redis holds at most once between sidecars already")
 	}
 	v.credentials()
 }

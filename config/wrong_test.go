@@ -163,6 +163,7 @@ var wholes = []wrong{
 	{"redis shard", redisHead + "shard: agent}}\ntools: [{name: a, url: \"https://h/a\", dedup: {scope: global}}]\n", "tools[0].dedup.scope", 3, "would not meet", "shard: namespace"},
 	{"control", head + "control:\n  base_url: x\n  api_key: 0123456789abcdef\n", "control.base_url", 3, "is not the address of an API", ""},
 	{"control without a key", head + "control:\n  base_url: https://x\n", "control.api_key", 2, "is missing", ""},
+	{"control remote over redis", head + "store: {kind: redis, seal_key: 0123456789abcdef0123456789abcdef}\ncontrol:\n  base_url: https://control.internal\n  api_key: 0123456789abcdef\n  lease: remote\n", "control.lease", 6, "two judges", "lease: local"},
 	{"control remote of nobody", head + "control:\n  lease: remote\n", "control.lease", 3, "need a control plane", "lease: local"},
 	{"waiters", head + "limits: {waiters: -1}\n", "limits.waiters", 2, "at least 0", ""},
 	{"header_bytes", head + "limits: {header_bytes: 0B}\n", "limits.header_bytes", 2, "at least 1KiB", ""},

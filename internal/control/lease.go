@@ -118,6 +118,13 @@ func (c *client) result(ctx context.Context, key string, a *leaseAnswer) error {
 	return err
 }
 
+// forLong says whether a lease of another sidecar is of a call that no longer runs: its outcome is unknown there, and the
+// key is held for an operator. The API has no word for that; the time says it.
+func (a *leaseAnswer) forLong() bool { return max(a.TTL, a.TTLLeft) >= int64(longest/time.Second) }
+
+// longest is more than any lease of a running call has left.
+const longest = 6 * time.Hour
+
 func (a *leaseAnswer) ended() bool { return a.Status == "completed" || a.Status == "failed" }
 
 // when reads an instant as the API writes it; zero when it is none.

@@ -165,6 +165,10 @@ func (s *Leases) lease(ctx context.Context, c *dedup.Claim, b dedup.Begun) (dedu
 	case a.ended():
 		return s.over(ctx, c, b, &a, w)
 	}
+	if a.forLong() {
+		s.release(c, b, "outcome_unknown")
+		return dedup.Begun{Status: dedup.Blocked, Key: c.Keys[0].Key, Fence: elsewhere, At: when(a.FirstSeenAt), Now: b.Now}, nil
+	}
 	s.watches.running(c.Keys[0].Key)
 	s.release(c, b, movedOn)
 	return dedup.Begun{Status: dedup.InFlight, Key: c.Keys[0].Key, Fence: elsewhere, At: when(a.FirstSeenAt), Now: b.Now}, nil

@@ -195,7 +195,11 @@ func (s *Leases) poll(k dedup.Key, x *watch) {
 		if err == nil && a.Status == "completed" {
 			w.ended(k, &a)
 		}
+		unknown := err == nil && !a.ended() && a.forLong()
 		w.mu.Lock()
+		if unknown {
+			x.ending = &ended{outcome: dedup.Unknown, answer: &dedup.Answer{}} // told to those who wait; not remembered
+		}
 		if x.ending != nil || free || x.waiters == 0 {
 			x.asking = false
 			close(x.changed)
