@@ -14,6 +14,7 @@ missing=""
 need() { command -v "$1" >/dev/null 2>&1 || missing="$missing $2"; }
 need bash bash
 need curl curl
+[ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 need openssl openssl
 need python3 python3
 need node nodejs

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -33,11 +34,12 @@ type authority struct {
 // authorities are those that are trusted now, oldest first. All replicas share them.
 type authorities []authority
 
-// next are the authorities from now on: without those that are over, and with a new one when the newest has lived half
+// next are the authorities from now on: without those that are over or may not speak for these names (the service was
+// called otherwise, or the Secret is a copy of another namespace's), and with a new one when the newest has lived half
 // its life.
 func (all authorities) next(names []string, now time.Time) (list authorities, changed bool, err error) {
 	for _, a := range all {
-		if now.Before(a.cert.NotAfter) {
+		if now.Before(a.cert.NotAfter) && slices.Equal(a.cert.PermittedDNSDomains, names) {
 			list = append(list, a)
 		}
 	}

@@ -27,8 +27,10 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 // err says why there is no certificate that the API server trusts, for readiness.
 func (c *certificate) err() error {
-	if c.serving.Load() != nil {
+	if cert := c.serving.Load(); cert != nil && (cert.Leaf == nil || time.Now().Before(cert.Leaf.NotAfter)) {
 		return nil
+	} else if cert != nil {
+		return fmt.Errorf("the certificate is over since %s and was not renewed", cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if err := c.failed.Load(); err != nil && *err != nil {
 		return *err

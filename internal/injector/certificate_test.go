@@ -273,3 +273,39 @@ func TestFilesAreReadAgain(t *testing.T) {
 		t.Errorf("a renewed certificate is not read: %v", err)
 	}
 }
+
+// TestAnExpiredCertificateIsNotReady: the API server would refuse it, so another replica is to be asked.
+func TestAnExpiredCertificateIsNotReady(t *testing.T) {
+	a, err := newAuthority(testNames, time.Now().Add(-2*leafLife))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c certificate
+	for born, good := range map[time.Time]bool{time.Now(): true, time.Now().Add(-leafLife - time.Hour): false} {
+		leaf, err := a.leaf(testNames, born)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.serving.Store(leaf)
+		if err := c.err(); (err == nil) != good {
+			t.Errorf("made at %s: %v", born, err)
+		}
+	}
+}
+
+// TestAnotherNamesAuthority: one that may not speak for this service is replaced, not served with.
+func TestAnotherNamesAuthority(t *testing.T) {
+	a := newAPIServer(t)
+	other := a.own(time.Now)
+	other.names = []string{"former.elsewhere.svc"}
+	if _, err := other.renew(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := a.own(time.Now).renew(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := trusted(cert, a.trusts(), time.Now()); err != nil {
+		t.Error(err)
+	}
+}
