@@ -213,6 +213,7 @@ func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
 	s.api.Apply = registry{s}.Apply
 	s.api.Status, s.api.Log = s.status, s.log
+	s.api.Crowd = int64(listen.Share(apiFiles, apiConnections) * 7 / 8)
 	s.api.Audit, s.api.Walk = s.query, s.walk
 	s.api.UseBook(s.store.Book())
 	s.api.Record, s.api.Spent = s.audit.Append, s.spent
@@ -275,13 +276,13 @@ func (s *sidecar) start() <-chan error {
 			failed <- fmt.Errorf("proxy listener: %w", err)
 		}
 	}()
-	for i, l := range []net.Listener{listen.Limit(s.listeners.api, listen.Share(apiFiles, apiConnections)), listen.Limit(s.listeners.health, listen.Share(healthFiles, 64))} {
-		go func() {
-			if err := s.servers[i].Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
-			}
-		}()
+	serve := func(server *http.Server, l net.Listener, connections int) {
+		if err := listen.Serve(server, l, connections); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
+		}
 	}
+	go serve(s.servers[0], s.listeners.api, listen.Share(apiFiles, apiConnections))
+	go serve(s.servers[1], s.listeners.health, listen.Share(healthFiles, 64))
 	return failed
 }
 

@@ -47,3 +47,35 @@ func TestBodiesThatStall(t *testing.T) {
 		t.Errorf("afterwards: %d %s", g.status, g.text)
 	}
 }
+
+// TestAgentsLeaveRoomForOperators: however many requests an agent has open, its switch can be turned.
+func TestAgentsLeaveRoomForOperators(t *testing.T) {
+	h := newHouse(t, setup{})
+	h.api.Crowd = 1
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.http.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	in := bufio.NewReader(conn)
+	// the server asks for the body once the key has been found good and somebody reads
+	if _, err := fmt.Fprintf(conn, "POST /v1/ai/run HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %s\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", botKey); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := in.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
+		t.Fatal(line, err)
+	}
+	if g := h.ask(botKey, "POST", "/v1/check-lock", `{"key":"k"}`); g.status != 429 || g.header.Get("Retry-After") == "" {
+		t.Errorf("one more: %d %s", g.status, g.text)
+	}
+	if g := h.ask(opsKey, "POST", "/v1/check-lock", `{"key":"ops"}`); g.status != 200 {
+		t.Errorf("an operator: %d %s", g.status, g.text)
+	}
+	if _, err := io.WriteString(conn, "{}"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = in.ReadString('\n')
+	if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 422 {
+		t.Fatal(resp, err)
+	}
+}

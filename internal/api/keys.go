@@ -85,11 +85,13 @@ func (ring *Keyring) authenticate(w http.ResponseWriter, r *http.Request, now ti
 	presented, ok := bearer(r)
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Bearer")
+		w.Header().Set("Connection", "close") // nobody is kept a place for
 		fail(w, http.StatusUnauthorized, "Missing Authorization Bearer token")
 		return nil
 	}
 	key := ring.find(presented)
 	if key == nil {
+		w.Header().Set("Connection", "close")
 		fail(w, http.StatusForbidden, "Invalid API key")
 		return nil
 	}

@@ -35,6 +35,7 @@ type Server struct {
 	Record   func(*audit.Record) // of requests that are refused here and reach no governor; nil: they leave none
 	Log      *slog.Logger
 	Hosts    []string // further names of the listener
+	Crowd    int64    // requests of agents' keys at once; more are told 429, so that operators find a place; 0: no limit
 
 	Leases   lease.Store                      // locks, leases and jobs
 	Governor *govern.Governor                 // of tool calls and the actions of jobs
@@ -52,6 +53,7 @@ type Server struct {
 
 	merging sync.Mutex // held while an entry is read, changed and put back
 	work    workers
+	agents  atomic.Int64            // requests of agents' keys
 	bodies  rooms                   // of requests that are being read or answered
 	charges charges                 // of leases that sidecars hold
 	waiting atomic.Int64            // sidecars that wait for a newer snapshot
@@ -120,8 +122,18 @@ func (s *Server) guard(m methods, needs Role) http.Handler {
 		defer s.survive(w, r)
 		key := s.keys.Load().authenticate(w, r, time.Now())
 		asked(w, key)
+		if key == nil {
+			return
+		}
+		if key.Role == Agent {
+			defer s.agents.Add(-1)
+			if n := s.agents.Add(1); s.Crowd > 0 && n > s.Crowd {
+				w.Header().Set("Connection", "close")
+				tooMany(w, 1, "agents ask for more at once than there are places")
+				return
+			}
+		}
 		switch {
-		case key == nil:
 		case m == nil:
 			fail(w, http.StatusNotFound, "Not Found")
 		case needs == Operator && key.Role != Operator:

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"bufio"
 	"io"
 	"log/slog"
 	"net"
@@ -107,4 +108,54 @@ func TestLimitHoldsFurtherConnectionsBack(t *testing.T) {
 	if _, open := <-accepted; open {
 		t.Error("a closed listener accepts")
 	}
+}
+
+// TestWhoOnlyHoldsConnectionsKeepsNobodyOut: silent ones, half-sent heads and idle connections give way to whoever has a
+// request; a connection with a request does not.
+func TestWhoOnlyHoldsConnectionsKeepsNobodyOut(t *testing.T) {
+	begun, end := make(chan struct{}), make(chan struct{})
+	server := Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(begun)
+			<-end
+		}
+		_, _ = io.WriteString(w, "ok")
+	}), slog.New(slog.DiscardHandler))
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = Serve(server, inner, 4) }()
+	t.Cleanup(func() { server.Close() })
+	open := func(text string) net.Conn {
+		c, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	read := func(c net.Conn) {
+		t.Helper()
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slow := open("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	<-begun
+	open("")
+	open("GET /half HTTP/1.1\r\nHost: loc")
+	read(open("GET /idle HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+	for range 6 { // more than those that hold the places
+		read(open("GET /fresh HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+	}
+	close(end)
+	read(slow)
 }

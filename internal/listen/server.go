@@ -4,9 +4,7 @@ package listen
 
 import (
 	"log/slog"
-	"net"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -22,46 +20,4 @@ func Server(h http.Handler, log *slog.Logger) *http.Server {
 		DisableGeneralOptionsHandler: true,
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-}
-
-// Limit returns l with at most n connections open at once; further ones wait to be accepted.
-func Limit(l net.Listener, n int) net.Listener {
-	return &limited{Listener: l, places: make(chan struct{}, n), closed: make(chan struct{})}
-}
-
-type limited struct {
-	net.Listener
-	places chan struct{}
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	select {
-	case l.places <- struct{}{}:
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.places
-		return nil, err
-	}
-	return &place{Conn: c, leave: sync.OnceFunc(func() { <-l.places })}, nil
-}
-
-func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
-}
-
-type place struct {
-	net.Conn
-	leave func()
-}
-
-func (p *place) Close() error {
-	err := p.Conn.Close()
-	p.leave()
-	return err
 }

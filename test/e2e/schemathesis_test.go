@@ -45,7 +45,7 @@ const openapiFile = "../../internal/api/openapi.json"
 func TestSchemathesis(t *testing.T) {
 	s, _ := startForSDK(t)
 	for name, key := range map[string]string{"operator": operatorKey, "agent": agentKey} {
-		out, fine := s.schemathesis(openapiFile, key, "--max-examples", "15", "--max-time", "30")
+		out, fine := s.schemathesis(openapiFile, key, "--max-examples", "15", "--max-time", "15")
 		if _, summary, ok := strings.Cut(out, "SUMMARY"); ok && fine {
 			t.Logf("as an %s:%s", name, summary)
 		}

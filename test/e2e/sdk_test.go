@@ -173,37 +173,49 @@ func pythonSDK(t *testing.T, kind string) {
 // TestAWorkerDiesBetweenWorkAndComplete: while its lease holds nobody else works; then the next one does, and knows by
 // the version that it is the second.
 func TestAWorkerDiesBetweenWorkAndComplete(t *testing.T) {
-	s, _ := startForSDK(t)
-	if _, code, errs := s.python("work_and_die", agentKey); code != 9 {
-		t.Fatalf("exit %d: %s", code, errs)
-	}
-	s.kill()
-	s.run() // the lease outlives the sidecar too
-	if out := s.sdk("take_over", agentKey); out["version"].(float64) < 2 {
-		t.Errorf("%v", out)
-	}
+	onEachStore(t, func(t *testing.T, s *sidecar, _ *till) {
+		if _, code, errs := s.python("work_and_die", agentKey); code != 9 {
+			t.Fatalf("exit %d: %s", code, errs)
+		}
+		s.kill()
+		s.run() // the lease outlives the sidecar too
+		if out := s.sdk("take_over", agentKey); out["version"].(float64) < 2 {
+			t.Errorf("%v", out)
+		}
+	})
 }
 
 // TestTheSidecarIsKilledInAJob: started again it goes on with the job, and runs nothing twice.
 func TestTheSidecarIsKilledInAJob(t *testing.T) {
-	s, c := startForSDK(t)
-	s.sdk("start_job", operatorKey)
-	<-c.in
-	s.kill()
-	s.run()
-	close(c.slow)
-	out := s.sdk("end_of_job", operatorKey)
-	if out["ok"] != false || out["code"] != "outcome_unknown" || !strings.HasPrefix(fmt.Sprint(out["decisions"]), "[executed") {
-		t.Errorf("%v", out)
-	}
-	if c.count("/charge") != 1 || c.count("/slow") != 1 {
-		t.Errorf("charge ran %d times, slow %d times", c.count("/charge"), c.count("/slow"))
-	}
+	onEachStore(t, func(t *testing.T, s *sidecar, c *till) {
+		s.sdk("start_job", operatorKey)
+		<-c.in
+		s.kill()
+		s.run()
+		close(c.slow)
+		out := s.sdk("end_of_job", operatorKey)
+		if out["ok"] != false || out["code"] != "outcome_unknown" || !strings.HasPrefix(fmt.Sprint(out["decisions"]), "[executed") {
+			t.Errorf("%v", out)
+		}
+		if c.count("/charge") != 1 || c.count("/slow") != 1 {
+			t.Errorf("charge ran %d times, slow %d times", c.count("/charge"), c.count("/slow"))
+		}
+	})
 }
 
-// TestTheSidecarIsStopped: the SDK's own rules then.
+// TestTheSidecarIsStopped: the SDK's own rules then. No store is asked.
 func TestTheSidecarIsStopped(t *testing.T) {
 	s, _ := startForSDK(t)
 	s.stop()
 	s.sdk("stopped", operatorKey)
+}
+
+// onEachStore runs a test with a sidecar of the scenarios on each kind of store.
+func onEachStore(t *testing.T, f func(*testing.T, *sidecar, *till)) {
+	for kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			s, c := startForSDKOn(t, kind)
+			f(t, s, c)
+		})
+	}
 }
