@@ -90,6 +90,9 @@ func (a *application) addTool(d *api.ToolDefinition) error {
 		c.Auth = &tool.AuthConfig{Type: d.Auth.Type, Scheme: d.Auth.Scheme, Secrets: d.Auth.Secrets}
 	}
 	name := entryName(c.Name, c.Scope)
+	if was := a.tools[name]; was != nil && was.Source == controlSource {
+		return &api.Invalid{Message: "tool " + c.Name + ": " + errControlled.Message}
+	}
 	e, stands := a.stands["tool "+name]
 	t, err := a.s.cfg.Load().Rules().New(c)
 	if err != nil {
@@ -153,6 +156,9 @@ func (a *application) addPolicy(spec []byte) error {
 	value, err := config.PolicySpec(c)
 	if err != nil {
 		return err
+	}
+	if a.policies[c.AgentID].Source == controlSource {
+		return &api.Invalid{Message: "policy " + c.AgentID + ": " + errControlled.Message}
 	}
 	e, stands := a.stands["policy "+c.AgentID]
 	same := false

@@ -250,7 +250,7 @@ func remoteTool(cfg *config.Config, r *control.Tool) (*tool.Tool, error) {
 			own = k
 		}
 	}
-	astray, gone := own.Host != "" && !leadsTo(c.URL, own.Host), false
+	astray, gone := own.Host != "" && leadsAstray(&c, own.Host), false
 	if r.Signed != "" || len(own.Secrets) > 0 {
 		c.Auth = &tool.AuthConfig{Type: "hmac_sha256", Scheme: r.Signed, Secrets: own.Secrets}
 		if len(own.Secrets) == 0 || astray {
@@ -268,6 +268,11 @@ func remoteTool(cfg *config.Config, r *control.Tool) (*tool.Tool, error) {
 		t.SecretGone = true
 	}
 	return t, err
+}
+
+// leadsAstray says whether a tool has a host that a credential is not for: its own, or that of forwarded calls.
+func leadsAstray(c *tool.Config, host string) bool {
+	return !leadsTo(c.URL, host) || slices.ContainsFunc(c.Match, func(m tool.MatchConfig) bool { return !leadsTo(m.URL, host) })
 }
 
 // leadsTo says whether a tool's url is on the host that a credential is for; one without port means the scheme's.

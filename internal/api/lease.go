@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/lease"
@@ -57,6 +59,9 @@ func (s *Server) acquireLease(w http.ResponseWriter, r *http.Request, by *Key) {
 
 // claimLease claims and answers. It returns the view of a lease that was acquired.
 func (s *Server) claimLease(w http.ResponseWriter, r *http.Request, by *Key, key string, c lease.Claim, ext *remoteClaim) *lease.View {
+	if !ownWork(w, by, key) {
+		return nil
+	}
 	if s.Leases == nil {
 		missing(w, "leases")
 		return nil
@@ -136,6 +141,20 @@ func leaseAnswerOf(key string, v *lease.View, q Quota) *leaseAnswer {
 }
 
 func newLeaseID() string { return "lease_" + newID() }
+
+// sidecarKeys begin the keys under which sidecars hold the leases of governed calls.
+var sidecarKeys = []string{"oo1h_", "oo1s_", "oo1n_"}
+
+// ownWork answers 403 when an agent would hold, end or read the lease of a sidecar's call, whose key it may be able to
+// compute, or a sidecar that of work that clients do themselves.
+func ownWork(w http.ResponseWriter, by *Key, key string) bool {
+	sidecars := slices.ContainsFunc(sidecarKeys, func(word string) bool { return strings.HasPrefix(key, word) })
+	if by.Role == Operator || sidecars == (by.Role == Sidecar) {
+		return true
+	}
+	fail(w, http.StatusForbidden, "Forbidden")
+	return false
+}
 
 // asItself answers 403 when an agent's key would act for another agent.
 func (s *Server) asItself(w http.ResponseWriter, by *Key, agent string) bool {

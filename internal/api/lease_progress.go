@@ -92,7 +92,7 @@ func (s *Server) look(w http.ResponseWriter, r *http.Request, by *Key) (string, 
 	default:
 		f.sized("key", key, maxKeyText)
 	}
-	if f.refuse(w) {
+	if f.refuse(w) || !ownWork(w, by, key) {
 		return "", nil
 	}
 	if s.Leases == nil {

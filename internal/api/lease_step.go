@@ -33,7 +33,7 @@ func (s *Server) stepOf(w http.ResponseWriter, r *http.Request, by *Key) *step {
 
 // take applies the step and notes it as what. It answers for itself when it returns nil.
 func (p *step) take(st lease.Step, what string) *lease.View {
-	if p.f.refuse(p.w) {
+	if p.f.refuse(p.w) || !ownWork(p.w, p.by, p.key) {
 		return nil
 	}
 	if p.s.Leases == nil {

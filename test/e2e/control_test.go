@@ -148,7 +148,11 @@ func TestControlKeys(t *testing.T) {
 	t.Parallel()
 	a := act(t, ok)
 	secret := settings{"auth": settings{"type": "hmac_sha256", "secrets": []string{"a-signing-secret-of-pay"}}, "headers": settings{"X-Credential": "a-credential-of-pay"}}
-	p := plane(t, []settings{a.tool("pay", secret)}, nil)
+	wide := settings{"match": []settings{{"url": a.URL + "/wide"}, {"url": "http://elsewhere.test/wide"}}}
+	for k, v := range secret {
+		wide[k] = v
+	}
+	p := plane(t, []settings{a.tool("pay", secret), a.tool("wide", wide)}, nil)
 	ask := func(method, path, key string) answer {
 		return p.send(method, p.base()+"/v1"+path, "{}", "Authorization", "Bearer "+key)
 	}
@@ -156,6 +160,23 @@ func TestControlKeys(t *testing.T) {
 		method, path, _ := strings.Cut(path, " ")
 		if r := ask(method, path, sidecarKey); r.status != 403 {
 			t.Errorf("%s %s by a sidecar: %d %s", method, path, r.status, r.body)
+		}
+	}
+	for key, own := range map[string]string{sidecarKey: "oo1h_of_a_call", agentKey: "an-agents-own-work"} {
+		for other, status := range map[string]int{own: 200, "oo1s_of_a_call": 403, "an-agents-work": 403} {
+			if other != own && (other[:3] == own[:3]) {
+				continue
+			}
+			for _, act := range []string{"lease", "complete"} {
+				body := fmt.Sprintf(`{"key":%q,"lease_id":"lease_of_somebody_else_x"}`, other)
+				r := p.send("POST", p.base()+"/v1/ai/"+act, body, "Authorization", "Bearer "+key)
+				if act == "lease" && r.status != status || act == "complete" && (r.status == 403) != (status == 403) {
+					t.Errorf("%s of %s by %s: %d %s", act, other, key, r.status, r.body)
+				}
+			}
+			if r := ask("GET", "/ai/result?key="+other, key); r.status != status {
+				t.Errorf("the result of %s by %s: %d %s", other, key, r.status, r.body)
+			}
 		}
 	}
 	if r := p.send("GET", p.base()+"/v1/audit", "", "Authorization", "Bearer "+sidecarKey); r.status != 403 {
@@ -174,12 +195,24 @@ func TestControlKeys(t *testing.T) {
 	}
 	host := strings.TrimPrefix(a.URL, "http://")
 	own := settings{"tool": "pay", "host": host, "secrets": []string{"another-secret-of-pay"}, "headers": settings{"X-Credential": "another-credential"}}
-	with := under(t, p.base(), settings{"credentials": []settings{own}}, nil)
+	widely := settings{"tool": "wide", "host": host, "secrets": own["secrets"], "headers": own["headers"]}
+	with := under(t, p.base(), settings{"credentials": []settings{own, widely}}, nil)
+	if r := with.call("wide", "{}"); r.code() != "tool_secret_missing" {
+		t.Errorf("a tool that forwarded calls reach on another host too: %d %s", r.status, r.body)
+	}
 	if r := with.call("pay", "{}"); r.status != 200 {
 		t.Errorf("with its secret: %d %s", r.status, r.body)
 	}
 	if got := a.sent(t, "/pay"); got.get("X-Credential") != "another-credential" || got.get("X-OnceOnly-Signature") == "" {
 		t.Errorf("the tool was sent %s", got.raw)
+	}
+	own["host"] = "elsewhere.test"
+	entries := filepath.Join(t.TempDir(), "pay.yaml")
+	if err := os.WriteFile(entries, []byte("version: 1\ntools: [{name: pay, url: \"http://127.0.0.1:1/\"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, code := with.cli("apply", "-f", entries); code == 0 || !strings.Contains(errs, "control plane owns") {
+		t.Errorf("apply of what the control plane owns: %d %s %s", code, out, errs)
 	}
 	own["host"] = "elsewhere.test"
 	astray := under(t, p.base(), settings{"credentials": []settings{own}}, nil)
