@@ -34,6 +34,7 @@ func TestWaysAround(t *testing.T) {
 		"files by handle":            {spec: container + "securityContext: {runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL], add: [CAP_DAC_READ_SEARCH]}}\n", refused: "CAP_DAC_READ_SEARCH", lock: true},
 		"low ports":                  {spec: container + "securityContext: {runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}\n", lock: true},
 		"the kernel's settings":      {spec: container + "securityContext: {runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, procMount: Unmasked}\n", refused: "procMount", lock: true},
+		"every call of the kernel":   {spec: container + "securityContext: {runAsUser: 10001, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}, seccompProfile: {type: Unconfined}}\n", refused: "seccompProfile", lock: true},
 		"bytes as a key":             {spec: "  !!binary aG9zdE5ldHdvcms=: true\n" + container, refused: "!!binary"},
 		"bytes as a value":           {spec: "  nodeName: !!binary aG9zdE5ldHdvcms=\n" + container, refused: "!!binary"},
 	} {
@@ -47,6 +48,31 @@ func TestWaysAround(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		case c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused)):
 			t.Errorf("%s: %v, wanted %q", name, err, c.refused)
+		}
+	}
+}
+
+// TestEnforce: an annotation that would have a pod governed less than others is refused, also one that inject itself writes.
+func TestEnforce(t *testing.T) {
+	locked := true
+	for annotation, o := range map[string]Options{
+		`oo-sidecar/inject: "false"`:      {},
+		`oo-sidecar/skip-containers: a`:   {},
+		`oo-sidecar/egress-lock: "false"`: {EgressLock: &locked},
+		`oo-sidecar/mode: classic`:        {},
+		`oo-sidecar/injected: classic`:    {},
+		`oo-sidecar/mode: "classic" `:     {Mode: Native},
+	} {
+		o.Enforce = true
+		manifest := "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations: {" + annotation + "}\nspec:\n  initContainers: [{name: first, image: a:1}]\n  containers: [{name: a, image: a:1}]\n"
+		if _, _, err := File("f", []byte(manifest), o); err == nil || !strings.Contains(err.Error(), "no pod opts out") {
+			t.Errorf("%s: %v", annotation, err)
+		}
+		if o.Mode = Classic; !strings.Contains(annotation, "classic") {
+			continue
+		}
+		if _, _, err := File("f", []byte(manifest), o); err != nil {
+			t.Errorf("where all are classic, %s: %v", annotation, err)
 		}
 	}
 }

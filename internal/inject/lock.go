@@ -22,6 +22,9 @@ func (j *judgement) powers() {
 	if n := field(own, "procMount"); n != nil && text(n) != "Default" {
 		j.no(n, "securityContext.procMount", "is "+text(n)+": it could change the settings of the network", mend)
 	}
+	if n := at(j.setting("seccompProfile"), "type"); text(n) == "Unconfined" {
+		j.no(n, "securityContext.seccompProfile", "is Unconfined: by AF_VSOCK it could call a virtual machine's host past the lock", "write {type: RuntimeDefault}")
+	}
 	for _, power := range items(at(own, "capabilities", "add")) {
 		if name := strings.TrimPrefix(strings.ToUpper(power.Value), "CAP_"); !slices.Contains(harmless, name) {
 			j.no(power, "securityContext.capabilities.add", "has "+power.Value+", by which it could walk around the egress lock", mend)

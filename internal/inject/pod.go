@@ -49,6 +49,8 @@ func (o Options) optOut(w *workload) (problems Refusals) {
 		Enable:     func(v string) bool { return v == "false" },
 		Skip:       func(v string) bool { return strings.Trim(v, ", ") != "" },
 		EgressLock: func(v string) bool { return v == "false" && o.EgressLock != nil && *o.EgressLock },
+		Mode:       func(v string) bool { return v == Classic && o.Mode != Classic }, // its init containers run before the sidecar
+		Injected:   func(v string) bool { return v == Classic && o.Mode != Classic },
 	} {
 		if n := at(w.template, "metadata", "annotations", name); n != nil && weaker(text(n)) {
 			problems = append(problems, w.refuse(n, w.field("metadata.annotations."+name), fmt.Sprintf("is %q, and here no pod opts out", text(n)), "remove the annotation")...)
