@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/api/apitest"
+
+	"github.com/oo-sidecar/oo-sidecar/policy"
 )
 
 func TestLeaseOnTheWire(t *testing.T) {
@@ -256,5 +258,14 @@ func TestAnAgentIsItself(t *testing.T) {
 	}
 	if h.tool.calls("/t") != 0 || len(h.heard()) != 0 {
 		t.Error("something happened")
+	}
+}
+
+// TestAClaimBeyondItsBudget: a sidecar's claim that is counted here and has no room is described too.
+func TestAClaimBeyondItsBudget(t *testing.T) {
+	h := newHouse(t, setup{policies: []policy.Config{{AgentID: "stopped", MaxActionsPerHour: new(int64)}}})
+	g := h.post("/v1/ai/lease", `{"key":"counted","budget":{"agent_id":"stopped","tool":"charge"}}`)
+	if g.status != 200 || g.body["status"] != "over_limit" || g.body["lease_id"] != nil {
+		t.Errorf("%d %s", g.status, g.text)
 	}
 }
