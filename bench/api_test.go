@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -35,5 +36,20 @@ func TestDialogs(t *testing.T) {
 			}
 			c.conn.Close()
 		}
+	}
+}
+
+// What is refused for now is asked again, with another key, and counted.
+func TestDialogsArePatient(t *testing.T) {
+	before := refused.Load()
+	keys := map[string]bool{}
+	err := patiently(7, func(key string) error {
+		if keys[key] = true; len(keys) < 3 {
+			return fmt.Errorf("%w: for now", errRefused)
+		}
+		return nil
+	})
+	if err != nil || len(keys) != 3 || refused.Load()-before != 2 {
+		t.Errorf("%v after %v", err, keys)
 	}
 }
