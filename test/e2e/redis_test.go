@@ -85,7 +85,16 @@ func p99(took []time.Duration) time.Duration {
 func TestOneExecutionOnManySidecars(t *testing.T) {
 	a := act(t, ok)
 	all := keep(t).fleet(3, []settings{a.tool("pay", nil)}, nil)
-	answers := many(20_000, 64, func(i int) answer { return all[i%3].call("pay", `{"same":1}`) })
+	var away atomic.Int64 // Redis has 250 ms for an answer: on a busy machine some do not come in time, and callers ask again
+	answers := many(20_000, 64, func(i int) answer {
+		for {
+			r := all[i%3].call("pay", `{"same":1}`)
+			if r.status != http.StatusServiceUnavailable || away.Add(1) > 20_000 {
+				return r
+			}
+		}
+	})
+	t.Logf("20,000 calls of one key; %d answers were 503", away.Load())
 	executed, replayed := 0, 0
 	for _, r := range answers {
 		if r.status != 200 || r.body != answers[0].body {
