@@ -264,10 +264,16 @@ func remoteTool(cfg *config.Config, r *control.Tool) (*tool.Tool, error) {
 		gone = gone || !slices.ContainsFunc(slices.Collect(maps.Keys(c.Headers)), func(have string) bool { return strings.EqualFold(have, name) })
 	}
 	t, err := cfg.Rules().New(c)
-	if err == nil && gone {
-		t.SecretGone = true
+	if err != nil {
+		return nil, err
 	}
-	return t, err
+	t.SecretGone = t.SecretGone || gone
+	for _, d := range r.Previous {
+		if d.Until.After(time.Now()) {
+			t.Previous = append(t.Previous, d)
+		}
+	}
+	return t, nil
 }
 
 // leadsAstray says whether a tool has a host that a credential is not for: its own, or that of forwarded calls.

@@ -130,6 +130,10 @@ func (s *sidecar) publishedEntries() (tools []control.Tool, policies []map[strin
 		fromFile[entryName(t.Name, t.Scope)] = t
 	}
 	tools, policies = []control.Tool{}, []map[string]any{}
+	previous := map[string][]tool.Definition{}
+	for _, t := range s.governor.Snapshot().Registry.Tools() {
+		previous[entryName(t.Name, t.Scope)] = t.Previous
+	}
 	for _, p := range s.governor.Snapshot().Policies.All() {
 		policies = append(policies, policySpec(p.Config()))
 	}
@@ -154,6 +158,7 @@ func (s *sidecar) publishedEntries() (tools []control.Tool, policies []map[strin
 		if t.Spec, err = config.ToolSpec(c); err != nil {
 			return nil, nil, err
 		}
+		t.Previous = previous[e.Name]
 		tools = append(tools, t)
 	}
 	return tools, policies, nil

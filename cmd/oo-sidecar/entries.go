@@ -146,7 +146,7 @@ func (s *sidecar) remember(tools []*tool.Tool) error {
 		name := entryName(t.Name, t.Scope)
 		now := time.Now()
 		if was, ok := known[name]; ok {
-			t.Previous = tool.Changed(was.tool(), t, now)
+			t.Previous = tool.Joined(tool.Changed(was.tool(), t, now), t.Previous) // a control plane may know of earlier ones
 		}
 		next := remembered{t.Definition(), t.KeyLife(), t.Previous}
 		value, err := json.Marshal(next)

@@ -100,7 +100,7 @@ func (s *Leases) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error)
 		return s.renew(ctx, c)
 	}
 	if keyed(c) {
-		if b, ok := s.watches.standing(c, s.print(c)); ok {
+		if b, ok := s.standing(c); ok {
 			return b, nil
 		}
 	}
@@ -158,7 +158,7 @@ func (s *Leases) lease(ctx context.Context, c *dedup.Claim, b dedup.Begun) (dedu
 	}
 	switch {
 	case a.Status == "acquired":
-		return s.granted(c, b, &a, w, asked)
+		return s.granted(ctx, c, b, &a, w, asked)
 	case a.Status == "over_limit" && a.Budget != nil:
 		s.release(c, b, a.Budget.Over)
 		return dedup.Begun{Status: dedup.Over, Over: dedup.Limit(a.Budget.Over), RetryAfter: time.Duration(a.Budget.Retry) * time.Second, Now: b.Now}, nil
@@ -214,20 +214,25 @@ func (s *Leases) wish(c *dedup.Claim) *wish {
 }
 
 // granted notes a lease, unless too little of it is left.
-func (s *Leases) granted(c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish, asked time.Time) (dedup.Begun, error) {
+func (s *Leases) granted(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish, asked time.Time) (dedup.Begun, error) {
 	ttl := time.Duration(min(a.TTL, w.TTL)) * time.Second // what is longer than was asked for is not relied on
 	h := &held{Key: w.Key, ID: a.LeaseID, Fence: b.Fence, Timeout: c.Timeout, TTL: ttl, Until: asked.Add(ttl), Again: b.Taken, next: time.Now().Add(ttl / 3)}
 	if keyed(c) {
 		h.Local, h.Print = c.Keys[0].Key, s.print(c)
 	}
 	if leftUntil(h.Until) < c.Timeout {
-		s.returns(c, b, h)
+		s.returns(c, b, h, "store_unavailable")
 		return dedup.Begun{}, fmt.Errorf("%w: the control plane gives leases of %s, and this tool may take %s", dedup.ErrUnavailable, ttl, c.Timeout)
 	}
 	// Should the power fail now, the next process holds the lease of what may have been sent.
 	if err := cmp.Or(s.book.put(h), s.book.durable()); err != nil {
-		s.returns(c, b, h)
+		s.returns(c, b, h, "store_unavailable")
 		return dedup.Begun{}, fmt.Errorf("%w: a lease cannot be kept on disk: %w", dedup.ErrUnavailable, err)
+	}
+	if keyed(c) {
+		if found, is, err := s.inTheWay(ctx, c, b, h); is {
+			return found, err
+		}
 	}
 	if a.Budget != nil && a.Budget.Shadow != "" {
 		b.Shadow = dedup.Limit(a.Budget.Shadow)
@@ -236,10 +241,11 @@ func (s *Leases) granted(c *dedup.Claim, b dedup.Begun, a *leaseAnswer, w *wish,
 }
 
 // returns gives a lease back under which nothing was sent, and the local claim.
-func (s *Leases) returns(c *dedup.Claim, b dedup.Begun, h *held) {
+func (s *Leases) returns(c *dedup.Claim, b dedup.Begun, h *held, refusal string) {
 	h.Say, h.Outcome, h.next, h.GiveUp = sayCancel, dedup.NotSent.String(), time.Now(), h.Until
 	_ = s.book.put(h)
-	s.release(c, b, "store_unavailable")
+	s.wake()
+	s.release(c, b, refusal)
 }
 
 // over answers a call that has run elsewhere.
@@ -251,7 +257,7 @@ func (s *Leases) over(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *lea
 	}
 	e := s.watches.ended(c.Keys[0].Key, a)
 	s.release(c, b, movedOn)
-	return e.begun(c, s.print(c)), nil
+	return s.begun(e, c, c.Keys[0].Key), nil
 }
 
 // unasked says what it means for a call that the control plane gave no answer.

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
 // Snapshot is what a control plane says of tools, policies and agents, as one. Tools and policies are in the words of the
@@ -29,6 +31,8 @@ type Tool struct {
 	Spec    json.RawMessage `json:"spec"`
 	Signed  string          `json:"signed,omitempty"`  // scheme under which calls are signed; empty: they are not
 	Headers []string        `json:"headers,omitempty"` // names of the headers that are added to calls
+	// Earlier definitions, under whose keys calls of it may still be known.
+	Previous []tool.Definition `json:"previous,omitempty"`
 }
 
 // Switch is an agent that is switched off.

@@ -108,28 +108,21 @@ func (w *watches) ended(k dedup.Key, a *leaseAnswer) *ended {
 }
 
 // standing answers a claim from what is known here: the call ended elsewhere a moment ago, or somebody here waits for it.
-func (w *watches) standing(c *dedup.Claim, print string) (dedup.Begun, bool) {
+func (s *Leases) standing(c *dedup.Claim) (dedup.Begun, bool) {
+	w := &s.watches
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.keys[c.Keys[0].Key]
 	switch {
 	case x == nil:
 	case x.ending != nil && time.Now().Before(x.ending.until):
-		return x.ending.begun(c, print), true
+		return s.begun(x.ending, c, c.Keys[0].Key), true
 	case x.ending == nil && x.waiters > 0:
 		return dedup.Begun{Status: dedup.InFlight, Key: c.Keys[0].Key, Fence: elsewhere, At: x.seen, Now: time.Now()}, true
 	case x.waiters == 0 && !x.asking:
 		w.forget(c.Keys[0].Key, x)
 	}
 	return dedup.Begun{}, false
-}
-
-// begun is the answer to a claim of a call that ended elsewhere.
-func (e *ended) begun(c *dedup.Claim, print string) dedup.Begun {
-	if e.print != "" && e.print != print {
-		return dedup.Begun{Status: dedup.Reused, Key: c.Keys[0].Key, Now: time.Now()}
-	}
-	return dedup.Begun{Status: dedup.Replay, Key: c.Keys[0].Key, Outcome: e.outcome, At: e.at, Answer: e.answer, Now: time.Now()}
 }
 
 // Wait waits for a running call, here or elsewhere: see dedup.Store.

@@ -41,6 +41,19 @@ func Changed(old, updated *Tool, now time.Time) []Definition {
 	return kept
 }
 
+// Joined are the definitions of both lists, each once.
+func Joined(a, b []Definition) []Definition {
+	joined := slices.Clone(a)
+	for _, d := range b {
+		if i := slices.IndexFunc(joined, d.sameKeys); i >= 0 {
+			joined[i].Until = later(joined[i].Until, d.Until)
+			continue
+		}
+		joined = append(joined, d)
+	}
+	return joined
+}
+
 // KeyLife is how long a key made now may live: until its call has ended, and the longest time its answer is kept.
 func (t *Tool) KeyLife() time.Duration {
 	return max(t.Dedup.TTL, t.Dedup.FailedTTL) + time.Duration(t.MaxRetries+1)*t.Timeout
