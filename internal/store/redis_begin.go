@@ -40,8 +40,12 @@ func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, e
 			return b, err
 		}
 		// Won from a server that has just become the one, before the others could tell it what they hold.
+		mine := r.own.find(b.Fence, c.Nonce)
 		if err := r.Finish(ctx, &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}); err != nil {
 			return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+		}
+		if mine == nil || mine.lost { // what releases its copies would release another claim of its nonce, too
+			return dedup.Begun{}, fmt.Errorf("%w: Redis has just come back, and a copy of the claim may be on its way", dedup.ErrUnavailable)
 		}
 	}
 }

@@ -27,10 +27,10 @@ local function standing(word, s, i, guard)
 	if word == 'inflight' then -- somebody will wait for it
 		redis.call('SET', base .. 'w:' .. int(s.fence), 1, 'PX', 60000)
 	end
-	return say(word, guard and 1 or 0, i - 1, encode(s), body(s))
+	return say(word, guard and 1 or 0, i - 1, s.text or encode(s), body(s))
 end
 
-local function mine(s, taken) return say('mine', encode(s), taken and 1 or 0) end
+local function mine(s, taken) return say('mine', s.text or encode(s), taken and 1 or 0) end
 
 for i, key in ipairs(keys) do
 	local s, print = slot(key, prints[i])
@@ -174,7 +174,7 @@ else
 		end
 	end
 	s.tenant, s.agent, s.tool, s.cost, s.minute, s.day = claim.tenant, claim.agent, claim.tool, claim.cost, minute, day
-	charge(s)
+	charge(s, hourcap)
 end
 s.nonce, s.sent, s.timeout, s.holder = nonce, now, timeout, instance
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -21,6 +22,7 @@ type redisClient struct {
 	routes  topology
 	dial    nodeDialer
 	breaker *gobreaker.TwoStepCircuitBreaker[any]
+	failed  atomic.Pointer[error] // the last failure that the breaker was told of
 
 	ctx  context.Context // ends with close
 	stop context.CancelFunc

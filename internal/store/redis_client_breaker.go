@@ -25,7 +25,7 @@ func newRedisBreaker(c *redisClient) *gobreaker.TwoStepCircuitBreaker[any] {
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-				c.log.Warn("Redis does not answer: nothing is asked until a probe is answered")
+				c.log.Warn("Redis does not answer: nothing is asked until a probe is answered", "error", (*c.failed.Load()).Error())
 				go c.probe()
 			case to == gobreaker.StateClosed:
 				c.log.Info("Redis answers again")
@@ -59,6 +59,7 @@ func (c *redisClient) report(ctx context.Context, done func(error), err error) {
 		done(errCallerGone)
 	case outage(err):
 		c.routes.doubt()
+		c.failed.Store(&err)
 		done(err)
 	default:
 		done(nil)

@@ -16,9 +16,9 @@ if s.attempt > 1 and outcome ~= DONE then
 	outcome = UNKNOWN
 end
 conclude(s, outcome, keeps)
+local waited = tell(s)
 if outcome ~= UNKNOWN then
 	s.answer, s.refusal = answer, refusal
-	local waited = redis.call('EXISTS', base .. 'w:' .. int(fence)) == 1
 	if content and (s.held == 1 or waited) then
 		local ms = s.held == 1 and math.min(bodyms, (s.expires - now) / 1000) or 5000
 		if ms >= 1 then
@@ -29,5 +29,4 @@ else
 	s.refusal = refusal
 end
 keep(s)
-tell(s)
-return say('ended', encode(s))
+return say('ended', s.text)

@@ -29,6 +29,12 @@ local first, expires = string.format('%.0f', now), string.format('%.0f', now + A
 redis.call('SET', KEYS[1], first .. ' ' .. expires .. ' ' .. ARGV[3], 'PX', math.max(1, math.ceil(ARGV[1] / 1000)))
 return {1, first, expires}`)
 
+// Giving a lock back of which nobody knows whether it was taken, or that too few replicas have.
+var unlockScript = newScript("unlock", `#!lua flags=allow-oom
+local stands = redis.call('GET', KEYS[1])
+if stands and string.match(stands, ' (%x+)$') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0`)
+
 // Reading a lease: the server's time in µs and what it has.
 var leaseReadScript = newScript("lease-read", `#!lua flags=no-writes
 local time = redis.call('TIME')
@@ -65,8 +71,12 @@ func (s *shared) Lock(ctx context.Context, n lease.Name, ttl time.Duration) (lea
 	if ctx.Err() != nil {
 		return lease.Lock{}, false, unavailable(ctx.Err())
 	}
-	reply, err := s.ask(context.WithoutCancel(ctx), lockScript, []string{s.c.key("lock", leaseIDOf(n).String())}, ttl.Microseconds(), s.opt.skew().Microseconds(), nonceText())
+	key, nonce := s.c.key("lock", leaseIDOf(n).String()), nonceText()
+	reply, err := s.askDurable(context.WithoutCancel(ctx), lockScript, []string{key}, ttl.Microseconds(), s.opt.skew().Microseconds(), nonce)
 	if err != nil {
+		if !errors.Is(err, errNotExecuted) {
+			go s.unlock(key, nonce)
+		}
 		return lease.Lock{}, false, unavailable(err)
 	}
 	parts, _ := reply.([]any)
@@ -79,6 +89,18 @@ func (s *shared) Lock(ctx context.Context, n lease.Name, ttl time.Duration) (lea
 		return lease.Lock{}, false, unavailable(err)
 	}
 	return lease.Lock{First: first, Expires: expires}, text(parts[0]) == "1", nil
+}
+
+// unlock tries as long as a copy of the question could be on its way.
+func (s *shared) unlock(key, nonce string) {
+	ctx, cancel := context.WithTimeout(s.c.ctx, 2*leaseLag)
+	defer cancel()
+	for ctx.Err() == nil {
+		if _, err := s.ask(ctx, unlockScript, []string{key}, nonce); err == nil {
+			return
+		}
+		pause(ctx, probeEvery)
+	}
 }
 
 func parseMicros(v any) (time.Time, error) {
@@ -97,7 +119,7 @@ func (s *shared) Acquire(ctx context.Context, n lease.Name, c lease.Claim) (leas
 		return d
 	})
 	view.Lost = lost && verdict == lease.Acquired
-	if verdict == lease.Acquired && errors.Is(err, errLost) {
+	if verdict == lease.Acquired && (errors.Is(err, errLost) || errors.Is(err, errReplicas)) {
 		s.undo(n, c.ID)
 	}
 	return view, verdict, err
@@ -202,7 +224,7 @@ func (s *shared) writeLease(ctx context.Context, id leaseID, n lease.Name, old s
 		job = "drop"
 	}
 	keep := max(1, d.next.Until.Sub(now).Milliseconds())
-	reply, err := s.ask(ctx, sc, []string{s.c.key("lease", id.String()), s.c.key("jobs")},
+	reply, err := s.askDurable(ctx, sc, []string{s.c.key("lease", id.String()), s.c.key("jobs")},
 		old, appendLease(nil, n, &d.next, true), keep, late.Add(-s.opt.skew()).UnixMicro(), job, id.String(), s.opt.Owner)
 	if err != nil {
 		return false, nil, err

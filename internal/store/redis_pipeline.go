@@ -52,6 +52,7 @@ type lane struct {
 	mu    sync.Mutex
 	free  []*redisConn // guarded by mu; the last used is taken first
 	queue []*request   // guarded by mu; empty while a connection is free
+	heard time.Time    // when the server last answered on any of them; guarded by mu
 }
 
 func newLane(n *redisNode, replicas int) *lane {
@@ -86,8 +87,8 @@ func (l *lane) send(ctx context.Context, r *request) (any, error) {
 	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
 	conn.send(bounded, []*request{r}, l.replicas)
 	cancel()
-	if hopeless(r.err) && ctx.Err() == nil {
-		l.refuse(r.err)
+	if ctx.Err() == nil {
+		l.judge(r.err)
 	}
 	l.leave(conn)
 	return r.reply, r.err
@@ -138,11 +139,17 @@ func hopeless(err error) bool {
 	return outage(err) && (errors.Is(err, errNotExecuted) || timedOut(err) || errors.Is(err, context.DeadlineExceeded))
 }
 
-// refuse ends what waits.
-func (l *lane) refuse(why error) {
+// judge ends what waits when what came of a batch leaves it no hope: one that was not answered in time does not, as long
+// as others are.
+func (l *lane) judge(why error) {
 	l.mu.Lock()
-	queue := l.queue
-	l.queue = nil
+	if !outage(why) {
+		l.heard = time.Now()
+	}
+	var queue []*request
+	if hopeless(why) && time.Since(l.heard) > redisTimeout {
+		queue, l.queue = l.queue, nil
+	}
 	l.mu.Unlock()
 	for _, r := range claimed(queue) {
 		r.err = counted{fmt.Errorf("%w: before it was its turn: %s", errNotExecuted, why)}
@@ -165,9 +172,7 @@ func (l *lane) drain(conn *redisConn, batch []*request) {
 		ctx, cancel := context.WithTimeout(context.Background(), redisTimeout)
 		conn.send(ctx, batch, l.replicas)
 		cancel()
-		if err := batch[0].err; hopeless(err) {
-			l.refuse(err)
-		}
+		l.judge(batch[0].err)
 		for i, r := range batch {
 			if i > 0 && outage(r.err) {
 				r.err = counted{r.err}

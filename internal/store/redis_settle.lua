@@ -8,7 +8,7 @@ local function settled(s)
 		conclude(s, (outcome == NOTSENT and s.attempt > 1) and UNKNOWN or outcome, 0)
 		keep(s)
 		tell(s)
-		return say('ended', encode(s))
+		return say('ended', s.text)
 	end
 	return say('again', encode(s))
 end

@@ -292,8 +292,17 @@ func (s *shared) Secret() [32]byte { return *s.secret.Load() }
 // ask runs a script that may be run any number of times with the same arguments, until it is known what became of it
 // or ctx ends. Three lost replies in a row are an errLost.
 func (s *shared) ask(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
+	return asked(ctx, s.c.run, sc, keys, args)
+}
+
+// askDurable is ask for what must stand on the replicas. With errReplicas there is a reply.
+func (s *shared) askDurable(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
+	return asked(ctx, s.c.runDurable, sc, keys, args)
+}
+
+func asked(ctx context.Context, run func(context.Context, *script, []string, ...any) (any, error), sc *script, keys []string, args []any) (any, error) {
 	for attempt := 1; ; attempt++ {
-		reply, err := s.c.run(ctx, sc, keys, args...)
+		reply, err := run(ctx, sc, keys, args...)
 		if err == nil || !errors.Is(err, errLost) || attempt == 3 || ctx.Err() != nil {
 			return reply, err
 		}

@@ -385,3 +385,39 @@ func TestTheAuditStream(t *testing.T) {
 	}
 	server.Resume()
 }
+
+// TestLocksOnReplicas: a lock or lease that too few replicas have is not taken, and the next who asks gets it.
+func TestLocksOnReplicas(t *testing.T) {
+	server := redistest.Start(t)
+	host, port := split(server.Addr)
+	replica := redistest.Start(t, "--replicaof", host+" "+port)
+	redistest.Eventually(t, "the replica follows", func() error {
+		if replica.Info("master_link_status") != "up" {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	s := joinShared(t, RedisConfig{Addrs: []string{server.Addr}, Prefix: "wait:", WaitReplicas: 1}, sharedOptions{Poll: 50 * time.Millisecond})
+	n := lease.Name{Tenant: "default", Key: "k"}
+	lock := func() (bool, error) {
+		_, took, err := s.Lock(t.Context(), n, time.Hour)
+		return took, err
+	}
+	acquire := func() (bool, error) {
+		_, verdict, err := s.Acquire(t.Context(), n, lease.Claim{ID: "a", TTL: time.Hour})
+		return verdict == lease.Acquired, err
+	}
+	replica.Pause()
+	for _, take := range []func() (bool, error){lock, acquire} {
+		if took, err := take(); !errors.Is(err, lease.ErrUnavailable) {
+			t.Errorf("taken without a replica: %v, %v", took, err)
+		}
+	}
+	replica.Resume()
+	for _, take := range []func() (bool, error){lock, acquire} {
+		until(t, "it was given back", func() bool {
+			took, err := take()
+			return took && err == nil
+		})
+	}
+}

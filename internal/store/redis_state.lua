@@ -17,7 +17,7 @@ local FIELDS = {
 	'nonce', 'origin', 'tenant', 'agent', 'tool', 'holder', 'request', 'refusal', 'moved', 'shadow', 'answer', 'keys',
 }
 
-local function int(n) return string.format('%.0f', n) end
+local function int(n) return n == 0 and '0' or string.format('%.0f', n) end
 
 -- Time never goes back: the last fence is the time of the last claim, or later.
 local clock = redis.call('TIME')
@@ -27,14 +27,17 @@ local now = math.max(wall + ahead, last)
 
 local function encode(s)
 	local lines = {}
-	for i, name in ipairs(FIELDS) do
-		lines[i] = i <= NUMBERS and int(s[name]) or s[name]
+	for i = 1, NUMBERS do
+		lines[i] = int(s[FIELDS[i]])
+	end
+	for i = NUMBERS + 1, #FIELDS do
+		lines[i] = s[FIELDS[i]]
 	end
 	return table.concat(lines, '\n')
 end
 
 local function decode(text)
-	local s, i = {}, 0
+	local s, i = { text = text }, 0
 	for v in string.gmatch(text .. '\n', '([^\n]*)\n') do
 		i = i + 1
 		if i <= NUMBERS then
@@ -78,6 +81,7 @@ local function load(fence)
 				s = damaged(fence)
 			end
 			s.damaged = s.damaged or s.holder == 'damaged'
+			s.was = s.outcome
 		end
 		loaded[name] = s
 	end
@@ -171,6 +175,7 @@ local function write(s)
 	else
 		redis.call('SET', base .. 'r:' .. int(s.fence), raw)
 	end
+	s.text = text
 	loaded[int(s.fence)] = s
 	return ms
 end
@@ -179,21 +184,26 @@ local function list(s)
 	local fence = int(s.fence)
 	if not open(s) or s.keys == '' then
 		redis.call('ZREM', base .. 'open', fence)
-		redis.call('ZREM', base .. 'unknown', fence)
+		if s.was ~= RUNNING then
+			redis.call('ZREM', base .. 'unknown', fence)
+		end
 		return
 	end
 	redis.call('ZADD', base .. 'open', int(s.claimed), fence)
 	if s.outcome == UNKNOWN then
+		s.was = UNKNOWN
 		redis.call('ZADD', base .. 'unknown', int(s.claimed), fence)
 	end
 end
 
--- tell wakes who waits for a call, if anybody does. It is a hint: that it fails changes nothing.
+-- tell wakes who waits for a call, and says whether anybody does. It is a hint: that it fails changes nothing.
 local function tell(s)
 	local fence = int(s.fence)
-	if redis.call('DEL', base .. 'w:' .. fence) == 1 then
-		redis.pcall('PUBLISH', base .. 'ended', fence)
+	if redis.call('DEL', base .. 'w:' .. fence) == 0 then
+		return false
 	end
+	redis.pcall('PUBLISH', base .. 'ended', fence)
+	return true
 end
 
 -- keep writes a call that has changed its state. Keys that belong to another call by now stay that one's.
@@ -293,21 +303,28 @@ local function count(name, minute)
 	return sum
 end
 
--- charge counts a reservation in the minute and on the day that it names, as far as those still count.
-local function charge(s)
+-- charge counts a reservation in the minute and on the day that it names, as far as those still count. The first of a
+-- minute, and the first of a tool on a day, keep the counts alive for those that follow. counted: the hour is in order.
+local function charge(s, counted)
 	local name, minute = hours(s), math.floor(now / MINUTE)
 	if s.minute > minute - BUCKETS then
-		count(name, minute)
-		redis.call('HINCRBY', name, int(s.minute), 1)
+		if not counted then
+			count(name, minute)
+		end
+		if redis.call('HINCRBY', name, int(s.minute), 1) == 1 then
+			redis.call('HSETNX', name, 'low', int(minute - BUCKETS + 1))
+			redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
+		end
 		redis.call('HINCRBY', name, 'sum', 1)
-		redis.call('HSETNX', name, 'low', int(minute - BUCKETS + 1))
-		redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
 	end
 	if s.day >= math.floor(now / DAY) then
 		local day = days(s, s.day)
-		local spend = tonumber(redis.call('HGET', day, 'spend') or 0)
-		redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
-		redis.call('HINCRBY', day, 't:' .. s.tool, 1)
-		redis.call('PEXPIRE', day, int(2 * DAY / 1000))
+		if s.cost > 0 then
+			local spend = tonumber(redis.call('HGET', day, 'spend') or 0)
+			redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
+		end
+		if redis.call('HINCRBY', day, 't:' .. s.tool, 1) == 1 then
+			redis.call('PEXPIRE', day, int(2 * DAY / 1000))
+		end
 	end
 end

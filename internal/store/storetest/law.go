@@ -520,6 +520,8 @@ func unknownFor(t *testing.T, b *Bench) {
 	d.UnknownFor = time.Minute
 	wants(t, b, d, dedup.Blocked)
 	b.Advance(time.Minute)
+	d = NewClaim("x") // of the former nothing is won any more
+	d.UnknownFor = time.Minute
 	got := run(t, b, d, dedup.Done)
 	if got.Generation == r.Generation {
 		t.Fatalf("%+v", got)
