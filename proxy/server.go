@@ -43,6 +43,8 @@ type Backend struct {
 	Identity func() *Identity
 	// Disabled is the kill switch.
 	Disabled func(agent string) bool
+	// Stale says why policies are too old to open tunnels unread; nil: never, or they are not.
+	Stale func() error
 	// Tunnelled leaves the record of an opaque tunnel that was opened, and counts it.
 	Tunnelled func(r *govern.Request)
 	// Unused leaves the record of a tunnel that was to be read and carried no request: one that did is recorded by its

@@ -120,6 +120,8 @@ func (s *Server) judgeTunnel(ctx context.Context, r *govern.Request) (way, *gove
 		return clearOnly, nil
 	case snapshot.Passthrough != nil && snapshot.Passthrough(bareHost(r.Target.Authority)):
 		return forwarded, nil
+	case s.Stale != nil && s.Stale() != nil: // whose host it is is not known
+		return 0, s.Refuse(r, "policy_stale", "The policies are too old to open tunnels, or none were read yet.")
 	case snapshot.Unregistered == govern.Deny:
 		return 0, s.Refuse(r, "tool_not_registered", "No tool is registered on "+r.Target.Authority+"; an operator can register it or list it in proxy.passthrough.")
 	}

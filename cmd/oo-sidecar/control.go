@@ -51,12 +51,7 @@ func (s *sidecar) useControl(cfg *config.Config) error {
 		return nil
 	}
 	s.control = &controlled{cfg: cfg.Control}
-	s.governor.Stale = func() error {
-		if f := s.control.follower; f.Stale() {
-			return f.Err()
-		}
-		return nil
-	}
+	s.governor.Stale = s.stale
 	// The kept snapshot is judged alone, against the configuration; what is wrong with it costs it, not the start.
 	if err := s.loadFile(cfg); err != nil {
 		return err
@@ -80,6 +75,14 @@ func (s *sidecar) useControl(cfg *config.Config) error {
 	}
 	s.governor.Store, s.governor.Holds = s.control.leases, s.control.leases.Holds
 	return nil
+}
+
+// stale says why calls with effects are refused by the age of the policies; nil: they are not.
+func (s *sidecar) stale() error {
+	if s.control == nil || s.control.follower == nil || !s.control.follower.Stale() {
+		return nil
+	}
+	return s.control.follower.Err()
 }
 
 // records reads the audit for who delivers it, oldest first. The journal is not read again before something is written.

@@ -170,7 +170,7 @@ func (s *sidecar) listen() error {
 	}
 	s.proxy, err = proxy.New(cfg.Proxy, int(cfg.Limits.HeaderBytes), proxy.Backend{
 		Govern: s.governor.Govern, Refuse: s.governor.Refuse, RefuseEarly: s.governor.RefuseEarly, Snapshot: s.governor.Snapshot,
-		Identity: s.identity.Load, Disabled: s.disabled, Log: s.logf, Tunnelled: s.tunnelled, Unused: s.governor.Unused, Probe: s.probed,
+		Identity: s.identity.Load, Disabled: s.disabled, Stale: s.stale, Log: s.logf, Tunnelled: s.tunnelled, Unused: s.governor.Unused, Probe: s.probed,
 		Certificate: func(host string) (*tls.Certificate, error) { return s.ca.Load().Certificate(host) },
 		Dial: func(ctx context.Context, authority string) (net.Conn, error) {
 			return s.upstream.Dialer().Dial(ctx, authority, nil)

@@ -94,6 +94,11 @@ func (s *Leases) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error)
 		return s.local.Begin(ctx, c)
 	}
 	if s.book.full() {
+		if c.FailOpen {
+			b, err := s.local.Begin(ctx, c)
+			b.Waived = cmp.Or(b.Waived, "control")
+			return b, err
+		}
 		return dedup.Begun{}, fmt.Errorf("%w: what the control plane is owed can be kept no longer", dedup.ErrUnavailable)
 	}
 	if c.Renews != 0 {
@@ -221,13 +226,11 @@ func (s *Leases) granted(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *
 		h.Local, h.Print = c.Keys[0].Key, s.print(c)
 	}
 	if leftUntil(h.Until) < c.Timeout {
-		s.returns(c, b, h, "store_unavailable")
-		return dedup.Begun{}, fmt.Errorf("%w: the control plane gives leases of %s, and this tool may take %s", dedup.ErrUnavailable, ttl, c.Timeout)
+		return s.useless(c, b, h, fmt.Errorf("the control plane gives leases of %s, and this tool may take %s", ttl, c.Timeout))
 	}
 	// Should the power fail now, the next process holds the lease of what may have been sent.
 	if err := cmp.Or(s.book.put(h), s.book.durable()); err != nil {
-		s.returns(c, b, h, "store_unavailable")
-		return dedup.Begun{}, fmt.Errorf("%w: a lease cannot be kept on disk: %w", dedup.ErrUnavailable, err)
+		return s.useless(c, b, h, fmt.Errorf("a lease cannot be kept on disk: %w", err))
 	}
 	if keyed(c) {
 		if found, is, err := s.inTheWay(ctx, c, b, h); is {
@@ -240,11 +243,28 @@ func (s *Leases) granted(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *
 	return b, nil
 }
 
-// returns gives a lease back under which nothing was sent, and the local claim.
-func (s *Leases) returns(c *dedup.Claim, b dedup.Begun, h *held, refusal string) {
+// useless gives a lease back under which the call cannot run. A call that may go without one keeps its claim here.
+func (s *Leases) useless(c *dedup.Claim, b dedup.Begun, h *held, err error) (dedup.Begun, error) {
+	if !c.FailOpen {
+		s.returns(c, b, h, "store_unavailable")
+		return dedup.Begun{}, fmt.Errorf("%w: %w: %w", dedup.ErrUnavailable, dedup.ErrNoLease, err)
+	}
+	h.Fence = elsewhere
+	s.giveBack(h)
+	b.Waived = cmp.Or(b.Waived, "control")
+	return b, nil
+}
+
+// giveBack has a lease be given back under which nothing was sent.
+func (s *Leases) giveBack(h *held) {
 	h.Say, h.Outcome, h.next, h.GiveUp = sayCancel, dedup.NotSent.String(), time.Now(), h.Until
 	_ = s.book.put(h)
 	s.wake()
+}
+
+// returns gives a lease back under which nothing was sent, and the local claim.
+func (s *Leases) returns(c *dedup.Claim, b dedup.Begun, h *held, refusal string) {
+	s.giveBack(h)
 	s.release(c, b, refusal)
 }
 
@@ -264,9 +284,7 @@ func (s *Leases) over(ctx context.Context, c *dedup.Claim, b dedup.Begun, a *lea
 func (s *Leases) unasked(c *dedup.Claim, b dedup.Begun, w *wish, err error) (dedup.Begun, error) {
 	kind := kindOf(err)
 	if c.FailOpen && kind != Denied && w != nil {
-		if b.Waived == "" {
-			b.Waived = "control"
-		}
+		b.Waived = cmp.Or(b.Waived, "control")
 		return b, nil
 	}
 	if kind == Lost && w != nil && w.ClaimID != "" { // it may have been granted
@@ -279,9 +297,9 @@ func (s *Leases) unasked(c *dedup.Claim, b dedup.Begun, w *wish, err error) (ded
 	}
 	s.release(c, b, "store_unavailable")
 	if kind == Denied {
-		return dedup.Begun{}, fmt.Errorf("%w: %w: %w", dedup.ErrUnavailable, dedup.ErrDenied, err)
+		return dedup.Begun{}, fmt.Errorf("%w: %w: %w: %w", dedup.ErrUnavailable, dedup.ErrNoLease, dedup.ErrDenied, err)
 	}
-	return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	return dedup.Begun{}, fmt.Errorf("%w: %w: %w", dedup.ErrUnavailable, dedup.ErrNoLease, err)
 }
 
 // release gives the local claim back: nothing was sent. Its audit record is that of the request.

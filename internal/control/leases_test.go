@@ -163,6 +163,24 @@ func TestShort(t *testing.T) {
 	d.until(t, "cancel")
 }
 
+// TestShortAllowed: where a call may go without a lease, one that is too short does not cost it its claim here.
+func TestShortAllowed(t *testing.T) {
+	d := newDesk(t)
+	s, _ := leasesOf(t, d, t.TempDir(), func() {})
+	c := claimOf(1)
+	c.Timeout, c.FailOpen = 5*time.Second, true
+	b, err := s.Begin(t.Context(), c)
+	if err != nil || b.Status != dedup.Mine || b.Waived != "control" || s.Holds(b.Fence, c.Timeout) != nil {
+		t.Fatal(b, err)
+	}
+	d.until(t, "cancel")
+	again := claimOf(1)
+	again.Nonce, again.Timeout, again.FailOpen = 2, c.Timeout, true
+	if b, err := s.Begin(t.Context(), again); err != nil || b.Status != dedup.InFlight {
+		t.Error(b, err)
+	}
+}
+
 // TestSaid: what is said of each outcome. Fail never is.
 func TestSaid(t *testing.T) {
 	d := newDesk(t)

@@ -27,10 +27,8 @@ func (p *passage) enter(ctx context.Context) *Reply {
 	if p.g.Draining.Load() {
 		return p.refuse("draining", "")
 	}
-	if p.tool.Effect != tool.Read && p.g.Stale != nil {
-		if err := p.g.Stale(); err != nil {
-			return p.refuse("policy_stale", "The policies are too old for calls with effects.")
-		}
+	if p.stale(p.tool.Effect != tool.Read) {
+		return p.refuseStale()
 	}
 	var waited time.Duration
 	p.place, waited = p.g.bulkheads.enter(ctx, p.tool, p.patience())
@@ -44,6 +42,13 @@ func (p *passage) enter(ctx context.Context) *Reply {
 		return p.refuse("agent_disabled", "")
 	}
 	return nil
+}
+
+// stale says whether the policies are too old for a call, if it may have effects.
+func (p *passage) stale(effects bool) bool { return effects && p.g.Stale != nil && p.g.Stale() != nil }
+
+func (p *passage) refuseStale() *Reply {
+	return p.refuse("policy_stale", "The policies are too old for calls with effects, or none were read yet.")
 }
 
 // claim asks the store for the right to run the call. A nil reply means that this request runs it.
@@ -131,7 +136,11 @@ func (p *passage) names(k dedup.Key, generation uint64) {
 func (p *passage) unclaimed(err error) *Reply {
 	p.g.Meter.StoreError("begin")
 	if !p.tool.FailOpen || errors.Is(err, dedup.ErrDenied) {
-		return p.refuse("store_unavailable", "The store takes no new claims, and this tool's calls need one.")
+		detail := "The store takes no new claims, and this tool's calls need one."
+		if errors.Is(err, dedup.ErrNoLease) {
+			detail = "The control plane gave no lease, and this tool's calls need one."
+		}
+		return p.refuse("store_unavailable", detail)
 	}
 	if p.tool.Effect == tool.Read && p.g.Audited != nil && !p.g.Audited() {
 		return p.refuse("store_unavailable", "The store takes no entries, and no more audit records can wait for it in memory.")

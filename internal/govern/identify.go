@@ -60,6 +60,8 @@ func (p *passage) decide() *Reply {
 		return reply
 	}
 	switch {
+	case p.call.Tool == nil && p.stale(true):
+		return p.refuseStale() // it may be registered where nobody could ask
 	case p.call.Tool == nil:
 		return p.refuse("tool_not_registered", "No tool named "+p.name+" is registered.")
 	case !p.tool.Enabled:

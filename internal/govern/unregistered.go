@@ -17,6 +17,8 @@ func (p *passage) unmatched() *Reply {
 	p.call.Method, p.call.Target = p.r.Method, p.r.Target
 	switch {
 	case p.s.Passthrough != nil && p.s.Passthrough(p.r.Target.Host()):
+	case p.s.Unregistered != Lightly && p.stale(writes(p.r.Method) || p.s.Unregistered == Deny):
+		return p.refuseStale() // what is a tool's is not known
 	case p.s.Unregistered == Deny:
 		return p.refuse("tool_not_registered", "No registered tool matches this path of "+p.r.Target.Authority+" with "+p.r.Method+".")
 	case p.s.Unregistered == Lightly && writes(p.r.Method):

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -183,4 +185,38 @@ func TestControlOnRedis(t *testing.T) {
 			return s.call("pay", fmt.Sprintf(`{"n":"%s %d"}`, s.proxy, n)).code() == "agent_disabled"
 		})
 	t.Logf("the kill switch arrived within %s", took)
+}
+
+// TestControlNeverRead: a sidecar that has not read its control plane yet knows no tool of its, and lets nothing pass that
+// may be one: not as unregistered, and not through a tunnel.
+func TestControlNeverRead(t *testing.T) {
+	t.Parallel()
+	a := act(t, ok)
+	away := func(w http.ResponseWriter, r *http.Request) { say(w, 503, settings{}) }
+	p := newStub(t, away)
+	for _, mode := range []string{"deny", "pass", "govern"} {
+		p.be(func(w http.ResponseWriter, r *http.Request) { say(w, 200, settings{"version": 1, "tools": []settings{}, "policies": []settings{}}) })
+		s := under(t, p.URL, remote, settings{"proxy": settings{"unregistered": mode, "allow_private": []string{"127.0.0.0/8"}}})
+		p.be(away)
+		s.stop()
+		if err := os.Remove(filepath.Join(s.dir, "store", "control", "snapshot.json")); err != nil {
+			t.Fatal(err)
+		}
+		s.launch()
+		eventually(t, "it serves", s.serves)
+		for what, r := range map[string]answer{
+			"by name": s.invoke("pay", "{}"), "forwarded": s.forward("POST", a.URL+"/pay", "{}"),
+			"a tunnel": s.say("CONNECT " + strings.TrimPrefix(a.URL, "http://") + " HTTP/1.1\r\nHost: " + strings.TrimPrefix(a.URL, "http://") + "\r\n\r\n"),
+		} {
+			if r.status != 503 || r.code() != "policy_stale" || !strings.Contains(r.body, `"retryable":true`) {
+				t.Errorf("%s, %s: %d %s", mode, what, r.status, r.body)
+			}
+		}
+		if r := s.forward("GET", a.URL+"/page", ""); mode != "deny" && r.status != 200 {
+			t.Errorf("%s, a read: %d %s", mode, r.status, r.body)
+		}
+	}
+	if n := a.ran("pay"); n != 0 {
+		t.Errorf("ran %d times", n)
+	}
 }
