@@ -76,7 +76,7 @@ var (
 	ErrOvertaken      = errors.New("another holder has this key now") // a possible double execution
 	ErrDisabled       = errors.New("the agent is switched off")       // of Begin: found in the same step as the claim, where the switch is shared
 	ErrTooManyWaiters = errors.New("too many callers wait for this call")
-	ErrNoLease        = errors.New("nobody gave a lease")             // beside ErrUnavailable: this store could be asked, a control plane not
+	ErrNoLease        = errors.New("nobody gave a lease")           // beside ErrUnavailable: this store could be asked, a control plane not
 	ErrDenied         = errors.New("the store refuses to be asked") // beside ErrUnavailable: no tool's on_store_error waives it
 )
 

@@ -195,7 +195,9 @@ func TestControlNeverRead(t *testing.T) {
 	away := func(w http.ResponseWriter, r *http.Request) { say(w, 503, settings{}) }
 	p := newStub(t, away)
 	for _, mode := range []string{"deny", "pass", "govern"} {
-		p.be(func(w http.ResponseWriter, r *http.Request) { say(w, 200, settings{"version": 1, "tools": []settings{}, "policies": []settings{}}) })
+		p.be(func(w http.ResponseWriter, r *http.Request) {
+			say(w, 200, settings{"version": 1, "tools": []settings{}, "policies": []settings{}})
+		})
 		s := under(t, p.URL, remote, settings{"proxy": settings{"unregistered": mode, "allow_private": []string{"127.0.0.0/8"}}})
 		p.be(away)
 		s.stop()
