@@ -142,8 +142,11 @@ func TestPythonSDK(t *testing.T) {
 
 func pythonSDK(t *testing.T, kind string) {
 	s, c := startForSDKOn(t, kind)
+	for _, scenario := range []string{"decorated", "decorated_ai"} { // a thousand callers: the witness would be what is tested
+		s.sdk(scenario, operatorKey)
+	}
 	s.witness = s.witnessed(t)
-	for _, scenario := range []string{"check_lock", "check_lock_async", "run_fn", "decorated", "decorated_ai"} {
+	for _, scenario := range []string{"check_lock", "check_lock_async", "run_fn"} {
 		s.sdk(scenario, operatorKey)
 	}
 	s.sdk("tools", operatorKey)
