@@ -64,7 +64,7 @@ func (s *Server) ResumeJobs() {
 // named is the key of that name; where there is none any more, an agent's without a plan, for those who count.
 func (ring *Keyring) named(name, namespace string) *Key {
 	for i := range ring.keys {
-		if ring.keys[i].Name == name {
+		if ring.keys[i].Name == name && ring.keys[i].Namespace == namespace {
 			return &ring.keys[i]
 		}
 	}
