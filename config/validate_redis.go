@@ -41,7 +41,8 @@ func (v *checker) redis() {
 	}
 	v.redisTimes(r)
 	if r.Shard == "agent" {
-		v.redisShards()
+		v.bad("store.redis.shard", "agent is not built: one script keeps claims, budgets and kill switch together, and it reaches one hash slot only",
+			"write shard: namespace; where one node is too small, give groups of sidecars a prefix each, which share nothing then")
 	}
 	if v.Store.SealKey == "" {
 		v.odd("store.seal_key", "is empty: secrets of tools cannot be set through the api, because the sidecars could not share them sealed",
@@ -71,14 +72,5 @@ func (v *checker) redisTimes(r store.RedisConfig) {
 	}
 	if r.Poll < 50*time.Millisecond || r.Poll > time.Minute {
 		v.bad("store.redis.poll", "must be 50ms to 1m: so late may the kill switch be where pub/sub fails", "")
-	}
-}
-
-// redisShards refuses tools whose calls several agents share where each agent has a shard of its own.
-func (v *checker) redisShards() {
-	for i, t := range v.Tools {
-		if t.Dedup.Scope == "global" {
-			v.bad(fmt.Sprintf("tools[%d].dedup.scope", i), "global, and store.redis.shard is agent: two agents' calls would not meet", "write shard: namespace, or scope: agent")
-		}
 	}
 }

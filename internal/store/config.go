@@ -61,7 +61,7 @@ type RedisConfig struct {
 	WaitReplicas int `koanf:"wait_replicas"`
 	// How long bodies of answers are kept for replays.
 	AnswerTTL time.Duration `koanf:"answer_ttl"`
-	// What shares a hash slot: namespace (the default) or agent (only where no tool's scope is wider).
+	// What shares a hash slot: namespace, which is all that there is; agent is refused.
 	Shard string `koanf:"shard"`
 	// Refuse to start below the promise that the checks of the server would allow.
 	Strict bool `koanf:"strict"`
