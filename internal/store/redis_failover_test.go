@@ -43,9 +43,9 @@ func TestFailover(t *testing.T) {
 					twice++
 				}
 			}
-			t.Logf("%d failovers: of %d calls %d were executed twice; %d callers were refused", rounds, len(f.executed), twice, f.away)
-			if set.wait >= set.replicas && twice > 0 {
-				t.Errorf("%d calls were executed twice", twice)
+			t.Logf("%d failovers: of %d calls %d were executed twice, %d were told as possibly so; %d callers were refused", rounds, len(f.executed), twice, f.moved, f.away)
+			if set.wait >= set.replicas && twice+f.moved > 0 {
+				t.Errorf("%d calls were executed twice, %d possibly", twice, f.moved)
 			}
 			if len(f.executed) < 100 {
 				t.Errorf("only %d calls came through", len(f.executed))

@@ -35,6 +35,7 @@ type fleet struct {
 	executed map[string]int // by name; guarded by mu
 	given    map[string]int // answers that callers got; guarded by mu
 	away     int            // callers told that the store takes nothing; guarded by mu
+	moved    int            // ends of calls whose key another holder had won meanwhile; guarded by mu
 }
 
 func newFleet(stores []*Redis) *fleet {
@@ -53,7 +54,10 @@ func (f *fleet) call(t *testing.T, at int, name string, took time.Duration) {
 	case b.Status == dedup.Mine:
 		f.count(func() { f.executed[name]++ })
 		time.Sleep(took)
-		if err := r.Finish(context.Background(), storetest.Ending(c, b, dedup.Done)); err != nil && !errors.Is(err, dedup.ErrDeferred) {
+		err := r.Finish(context.Background(), storetest.Ending(c, b, dedup.Done))
+		if errors.Is(err, dedup.ErrOvertaken) {
+			f.count(func() { f.moved++ })
+		} else if err != nil && !errors.Is(err, dedup.ErrDeferred) {
 			t.Errorf("%s: %v", name, err)
 		}
 		f.count(func() { f.given[name]++ })
@@ -85,6 +89,9 @@ func (f *fleet) once(t *testing.T) {
 		if n > 1 {
 			t.Errorf("%s was executed %d times", name, n)
 		}
+	}
+	if f.moved > 0 {
+		t.Errorf("%d calls were another holder's when they ended", f.moved)
 	}
 }
 
