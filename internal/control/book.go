@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -77,29 +78,35 @@ const (
 func openBook(dir string) (*book, error) {
 	b := &book{name: filepath.Join(dir, bookFile), byID: map[string]*held{}, byFence: map[uint64]*held{}, byKey: map[string]*held{}}
 	f, err := os.Open(b.name)
+	if err == nil {
+		err = errors.Join(b.read(f), f.Close())
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err == nil {
-		scan := bufio.NewScanner(f)
-		scan.Buffer(nil, 1<<20)
-		for scan.Scan() {
-			var l line
-			if json.Unmarshal(scan.Bytes(), &l) != nil {
-				continue // torn by a crash: what it said is as if it had not been said
-			}
-			if l.Held != nil {
-				b.index(l.Held)
-			} else if h := b.byID[l.Gone]; h != nil {
-				b.forget(h)
-			}
+	return b, b.rewrite()
+}
+
+// read takes in what a file says. Call it before anybody else knows b.
+func (b *book) read(f io.Reader) error {
+	for lines := bufio.NewReader(f); ; {
+		text, err := lines.ReadBytes('\n')
+		switch {
+		case errors.Is(err, io.EOF): // what a crash tore is as if it had not been said
+			return nil
+		case err != nil:
+			return err
 		}
-		err = errors.Join(scan.Err(), f.Close())
-		if err != nil {
-			return nil, err
+		var l line
+		if json.Unmarshal(text, &l) != nil {
+			continue
+		}
+		if l.Held != nil {
+			b.index(l.Held)
+		} else if h := b.byID[l.Gone]; h != nil {
+			b.forget(h)
 		}
 	}
-	return b, b.rewrite()
 }
 
 // index takes h in, in place of what stood under its id. Call it with mu held.

@@ -44,8 +44,10 @@ func (e *Error) Error() string {
 	switch {
 	case e.Err == errTaken:
 		return e.Err.Error()
+	case e.Status == 0 && e.Kind == Unreached:
+		return "the control plane could not be asked: " + e.Err.Error()
 	case e.Status == 0:
-		return "the control plane did not answer: " + e.Err.Error()
+		return "the control plane gave no usable answer: " + e.Err.Error()
 	case e.Code != "":
 		return fmt.Sprintf("the control plane answered %d %s", e.Status, e.Code)
 	}
@@ -66,7 +68,8 @@ func kindOf(err error) Kind {
 func missing(err error) bool { return kindOf(err) == Absent || kindOf(err) == Forgotten }
 
 const (
-	maxAnswer  = 32 << 20 // bytes of one answer
+	maxAnswer  = 4 << 20  // bytes of one answer, which may hold a tool's
+	maxShown   = 32 << 20 // bytes of an answer that holds all tools, policies or agents
 	maxDetail  = 64       // characters of an error's code that are shown
 	maxConns   = 64       // to the control plane
 	idleFor    = 60 * time.Second
@@ -122,13 +125,17 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 		return lostOf(err, wrote.Load())
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	most := int64(maxAnswer)
+	if method == http.MethodGet && !strings.HasPrefix(path, "/ai/") {
+		most = maxShown
+	}
+	text, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	switch {
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return refusalOf(resp, text)
 	case err != nil:
 		return lostOf(err, true)
-	case len(text) > maxAnswer:
+	case int64(len(text)) > most:
 		return &Error{Kind: Lost, Err: errors.New("its answer is too large")}
 	case json.Unmarshal(text, out) != nil:
 		return &Error{Kind: Lost, Err: errors.New("its answer is no JSON of the kind that was asked for")}

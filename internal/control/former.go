@@ -39,7 +39,7 @@ func (s *Leases) inTheWay(ctx context.Context, c *dedup.Claim, b dedup.Begun, h 
 			s.returns(c, b, h, "store_unavailable")
 			return dedup.Begun{}, true, fmt.Errorf("%w: %w: what the call was under another key is not known: %w", dedup.ErrUnavailable, dedup.ErrNoLease, err)
 		}
-		switch found := (dedup.Begun{Key: k, Guard: guard, Fence: elsewhere, At: when(a.FirstSeenAt), Now: b.Now}); {
+		switch found := (dedup.Begun{Key: k, Guard: guard, Fence: elsewhere, At: since(&a, b.Now), Now: b.Now}); {
 		case a.ended() && guard:
 			continue
 		case a.ended():

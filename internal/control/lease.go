@@ -55,7 +55,7 @@ func (c *client) acquire(ctx context.Context, w *wish, timeout time.Duration) (a
 	for try := 0; ; try++ {
 		a = leaseAnswer{}
 		err = c.within(ctx, timeout, "POST", "/ai/lease", w, &a)
-		if err == nil && (a.Status == "" || a.Status == "acquired" && a.LeaseID == "") {
+		if err == nil && (a.Status == "" || a.Status == "acquired" && (a.LeaseID == "" || len(a.LeaseID) > maxLeaseID)) {
 			err = &Error{Kind: Lost, Err: errNoLease}
 		}
 		if err == nil || kindOf(err) != Lost || w.ClaimID == "" || try == 1 {
@@ -63,6 +63,8 @@ func (c *client) acquire(ctx context.Context, w *wish, timeout time.Duration) (a
 		}
 	}
 }
+
+const maxLeaseID = 256 // bytes
 
 // within is do with a deadline of its own.
 func (c *client) within(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {

@@ -172,11 +172,19 @@ func (s *Leases) lease(ctx context.Context, c *dedup.Claim, b dedup.Begun) (dedu
 	}
 	if a.forLong() {
 		s.release(c, b, "outcome_unknown")
-		return dedup.Begun{Status: dedup.Blocked, Key: c.Keys[0].Key, Fence: elsewhere, At: when(a.FirstSeenAt), Now: b.Now}, nil
+		return dedup.Begun{Status: dedup.Blocked, Key: c.Keys[0].Key, Fence: elsewhere, At: since(&a, b.Now), Now: b.Now}, nil
 	}
 	s.watches.running(c.Keys[0].Key)
 	s.release(c, b, movedOn)
-	return dedup.Begun{Status: dedup.InFlight, Key: c.Keys[0].Key, Fence: elsewhere, At: when(a.FirstSeenAt), Now: b.Now}, nil
+	return dedup.Begun{Status: dedup.InFlight, Key: c.Keys[0].Key, Fence: elsewhere, At: since(&a, b.Now), Now: b.Now}, nil
+}
+
+// since is when a key was first leased, or now where nobody says.
+func since(a *leaseAnswer, now time.Time) time.Time {
+	if at := when(a.FirstSeenAt); !at.IsZero() {
+		return at
+	}
+	return now
 }
 
 // takeOver goes on under a lease that this sidecar has of the key already: that of a call whose outcome was unknown. One

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,11 +27,12 @@ type desk struct {
 	fails map[string]int    // status by act; guarded by mu
 	asked map[string][]step // by act; guarded by mu
 	taken bool              // by another sidecar; guarded by mu
+	id    string            // of every lease; set before it is asked
 	told  chan string       // acts, in order
 }
 
 func newDesk(t *testing.T) *desk {
-	d := &desk{ttl: 1, fails: map[string]int{}, asked: map[string][]step{}, told: make(chan string, 10_000)}
+	d := &desk{ttl: 1, id: "lease_of_the_test", fails: map[string]int{}, asked: map[string][]step{}, told: make(chan string, 10_000)}
 	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		act := r.URL.Path[len("/v1/ai/"):]
 		var st step
@@ -47,7 +49,7 @@ func newDesk(t *testing.T) *desk {
 		case act == "lease" && taken:
 			fmt.Fprintf(w, `{"status":"polling","ttl":%d}`, ttl)
 		case act == "lease":
-			fmt.Fprintf(w, `{"status":"acquired","ttl":%d,"lease_id":"lease_of_the_test"}`, ttl)
+			fmt.Fprintf(w, `{"status":"acquired","ttl":%d,"lease_id":%q}`, ttl, d.id)
 		default:
 			fmt.Fprintf(w, `{"ok":true,"status":"ok","ttl":%d}`, ttl)
 		}
@@ -178,6 +180,19 @@ func TestShortAllowed(t *testing.T) {
 	again.Nonce, again.Timeout, again.FailOpen = 2, c.Timeout, true
 	if b, err := s.Begin(t.Context(), again); err != nil || b.Status != dedup.InFlight {
 		t.Error(b, err)
+	}
+}
+
+// TestHugeLease: an id that is no id is no lease, and is not kept.
+func TestHugeLease(t *testing.T) {
+	d := newDesk(t)
+	d.id = strings.Repeat("x", 2<<20)
+	s, _ := leasesOf(t, d, t.TempDir(), func() {})
+	if b, err := s.Begin(t.Context(), claimOf(1)); !errors.Is(err, dedup.ErrNoLease) {
+		t.Error(b.Status, err)
+	}
+	if running, owed, unknown := s.book.counts(); running+owed+unknown != 0 {
+		t.Error("it is kept")
 	}
 }
 
