@@ -12,7 +12,7 @@ import (
 )
 
 // replicaTimeout bounds WAIT; it leaves room in redisTimeout for the script before it.
-const replicaTimeout = 150 * time.Millisecond
+var replicaTimeout = redisTimeout * 3 / 5
 
 // idleTrust is how long a connection that was just used is taken to be open.
 const idleTrust = 20 * time.Millisecond

@@ -5,6 +5,7 @@ package redistest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -148,13 +149,24 @@ func Eventually(t testing.TB, what string, condition func() error) {
 	}
 }
 
-// freePort is a port that nobody listens on now.
+// freePort is a port on which, like on that of the cluster's bus 10,000 above it, nobody listens now. It is below those
+// that the system gives to outgoing connections: one of those may be taken while a server is down that will be back.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_240 + rand.IntN(10_000)
+		if free(port) && free(port+10_000) {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port in 100 tries")
+	return 0
+}
+
+func free(port int) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
