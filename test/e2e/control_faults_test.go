@@ -222,3 +222,55 @@ func TestControlNeverRead(t *testing.T) {
 		t.Errorf("ran %d times", n)
 	}
 }
+
+// TestControlCrashes: sidecars and their control plane are killed in turn, in the middle of the same calls at all of
+// them. No call runs twice, and all goes on.
+func TestControlCrashes(t *testing.T) {
+	t.Parallel()
+	a := act(t, func(x *scene) {
+		time.Sleep(5 * time.Millisecond) // the tool's own time
+		ok(x)
+	})
+	p := plane(t, []settings{a.tool("pay", settings{"dedup": settings{"wait": "300ms"}})}, nil)
+	fleet := fleetOf(t, p, settings{"results": true})
+	all := append([]*sidecar{p}, fleet...)
+	n := 0
+	for round := range 12 {
+		victim := all[round%4]
+		const calls = 40
+		var left atomic.Int64
+		left.Store(calls * 3)
+		over := later(func() bool {
+			many(calls*3, 24, func(i int) bool {
+				_, _ = trySend("POST", "http://"+fleet[i%3].proxy+"/tools/pay", fmt.Sprintf(`{"n":%d}`, n+i/3), "Content-Type", "application/json")
+				left.Add(-1)
+				return true
+			})
+			return true
+		})
+		eventually(t, "some calls are over", func() bool { return left.Load() < calls*3-10 })
+		victim.kill()
+		victim.launch()
+		eventually(t, "it serves", victim.serves)
+		got(t, "the calls are over", over)
+		n += calls
+	}
+	ran := map[string]int{}
+	for _, h := range a.requests("pay") {
+		ran[h.body]++
+	}
+	for body, times := range ran {
+		if times > 1 {
+			t.Errorf("%s ran %d times", body, times)
+		}
+	}
+	t.Logf("%d of %d calls ran", len(ran), n)
+	eventually(t, "all goes on", func() bool {
+		for i, s := range fleet {
+			if r := s.call("pay", fmt.Sprintf(`{"after":%d,"t":%d}`, i, time.Now().UnixNano())); r.status != 200 {
+				return false
+			}
+		}
+		return true
+	})
+}
