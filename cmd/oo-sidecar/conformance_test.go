@@ -274,7 +274,7 @@ func (c *conformance) timelines() {
 func (c *conformance) refusals() {
 	c.fails("", "GET", "/me", nil, "UnauthorizedError", 401, "")
 	c.fails("once_live_of_nobody_1234", "GET", "/me", nil, "UnauthorizedError", 403, "")
-	c.fails(freeKey, "POST", "/agents/a/disable", m{}, "ApiError", 403, "feature_not_available")
+	c.fails(freeKey, "POST", "/policies/a/from-template", m{"agent_id": "a", "template": "strict"}, "ApiError", 403, "feature_not_available")
 	c.fails(opsKey, "POST", "/check-lock", m{"key": strings.Repeat("x", 257)}, "ValidationError", 422, "")
 	c.fails(opsKey, "POST", "/ai/run", m{"key": "k", "agent_id": "a", "tool": "charge"}, "ValidationError", 422, "")
 	c.fails(opsKey, "GET", "/nowhere", nil, "ApiError", 404, "")

@@ -130,7 +130,7 @@ func (s *Leases) regain(ctx context.Context, h *held) error {
 	if now.Local == (dedup.Key{}) {
 		return &Error{Kind: Conflict, Err: errTaken}
 	}
-	w := &wish{Key: now.Key, TTL: int64(now.TTL / time.Second), Metadata: settings{}}
+	w := &wish{Key: now.Key, TTL: int64(max(now.TTL, ttlFor(now.Timeout)) / time.Second), Metadata: settings{}}
 	if s.counts() {
 		w.ClaimID = "lease_" + rand.Text()
 	}
