@@ -74,8 +74,11 @@ func (f *Follower) Run(ctx context.Context) {
 		pushed, err := f.ask(ctx)
 		f.note(ctx, err)
 		pause := f.cfg.Poll
-		if err == nil && (pushed || f.Native() && time.Since(start) >= f.wait()/2) {
+		if err == nil && !pushed && f.Native() && time.Since(start) >= f.wait()/2 {
 			continue
+		}
+		if err == nil && pushed { // changes that come in a row are taken together
+			pause = gather
 		}
 		if err != nil { // many sidecars do not come back at once
 			pause = pause/2 + rand.N(pause/2+1)
@@ -89,6 +92,9 @@ func (f *Follower) Run(ctx context.Context) {
 
 // wait is how long an oo-sidecar is asked to wait for news.
 func (f *Follower) wait() time.Duration { return max(time.Second, min(longPoll, f.cfg.MaxStale/2)) }
+
+// gather is how long after a pushed change the next one is asked for.
+const gather = 10 * time.Millisecond
 
 // ask reads the control plane once. pushed: there may be more at once.
 func (f *Follower) ask(ctx context.Context) (pushed bool, err error) {
