@@ -96,7 +96,7 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	r.own.inherit(local.j.Body)
 	client.onEpoch(func(_, _ epoch) { r.failedOver() })
 	owner := cmp.Or(opt.Owner, local.Journal().Status().ID)
-	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, skew: opt.Ahead})
+	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, Lost: r.failedOver, skew: opt.Ahead})
 	if err == nil {
 		r.OnSwitch(func(string, bool) { r.answers.clear() })
 		r.OnEntries(r.answers.clear)

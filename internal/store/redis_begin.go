@@ -30,12 +30,18 @@ func (r *Redis) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 
 // beginShared claims a call in Redis.
 func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	for {
+	for lives := 0; ; {
 		if err := r.hold(ctx, c); err != nil {
 			return dedup.Begun{}, err
 		}
-		life := r.epochs.Load()
+		life, name := r.epochs.Load(), r.life.Load()
 		b, err := r.begin(ctx, c)
+		if lives++; errors.Is(err, errForgot) && lives < 4 {
+			if err := r.readAfter(ctx, name); err != nil {
+				return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+			}
+			continue
+		}
 		if err != nil || b.Status != dedup.Mine || life == r.epochs.Load() || c.Effect == tool.Read {
 			return b, err
 		}
@@ -49,6 +55,9 @@ func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, e
 		}
 	}
 }
+
+// errForgot: the server has forgotten what it held since it was last read.
+var errForgot = errors.New("Redis has forgotten what it held")
 
 // hold waits while others tell a new server what they hold.
 func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
@@ -146,7 +155,7 @@ func (r *Redis) claimArgs(c *dedup.Claim, requestID string) []any {
 		url.QueryEscape(c.Tenant), url.QueryEscape(c.Agent), url.QueryEscape(c.Tool), int(c.Effect), c.Timeout.Microseconds(), c.Resend.Microseconds(),
 		strconv.FormatUint(c.Renews, 10), c.UnknownFor.Microseconds(), int64(money(c.Cost)),
 		limitText(c.Limits.ActionsPerHour), limitText(c.Limits.CallsPerDay), limitText(c.Limits.SpendPerDay), truth(c.Shadow),
-		url.QueryEscape(requestID), r.opt.Config.MaxUnknown, c.Agent, len(c.Keys))
+		url.QueryEscape(requestID), r.opt.Config.MaxUnknown, c.Agent, *r.life.Load(), len(c.Keys))
 	for _, id := range c.Keys {
 		args = append(args, keyText(id.Key), keyText(id.Print))
 	}
@@ -171,6 +180,8 @@ func (r *Redis) standing(c *dedup.Claim, v *verdict) (dedup.Begun, error) {
 		return dedup.Begun{Status: dedup.Over, Over: dedup.Limit(v.text(0)), RetryAfter: time.Duration(integer(v.at(1))) * time.Microsecond, Now: v.now}, nil
 	case "off":
 		return dedup.Begun{}, dedup.ErrDisabled
+	case "lost":
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, errForgot)
 	case "full":
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.crowded())
 	}

@@ -3,14 +3,14 @@ local notafter, nonce = tonumber(ARGV[4]), ARGV[5]
 local claim = { tenant = ARGV[6], agent = ARGV[7], tool = ARGV[8], cost = tonumber(ARGV[14]) }
 local effect, timeout, resend, renews, unknownfor = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local hourcap, callcap, spendcap, shadow = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18] == '1'
-local request, maxunknown, switched = ARGV[19], tonumber(ARGV[20]), ARGV[21]
+local request, maxunknown, switched, life = ARGV[19], tonumber(ARGV[20]), ARGV[21], ARGV[22]
 
 local keys, prints, guards, found = {}, {}, {}, {}
-local nkeys = tonumber(ARGV[22])
+local nkeys = tonumber(ARGV[23])
 for i = 1, nkeys do
-	keys[i], prints[i] = ARGV[21 + 2 * i], ARGV[22 + 2 * i]
+	keys[i], prints[i] = ARGV[22 + 2 * i], ARGV[23 + 2 * i]
 end
-for i = 23 + 2 * nkeys, #ARGV do
+for i = 24 + 2 * nkeys, #ARGV do
 	guards[#guards + 1] = ARGV[i]
 end
 
@@ -109,6 +109,8 @@ end
 
 if wall > notafter then
 	return say('late')
+elseif redis.call('GET', base .. 'life') ~= life then -- all was forgotten, and those who hold something do not know it yet
+	return say('lost')
 end
 
 -- over is the limit that one more call would pass, and when it no longer would.

@@ -31,6 +31,10 @@ type shared struct {
 	kept     *keptView
 	keeping  sync.Mutex // one writer of kept at a time; taken before mu
 
+	life     atomic.Pointer[string] // names what the server holds, from its beginning on: another one has forgotten
+	noticing sync.Mutex             // one caller at a time finds out; taken before reading
+	onLost   func()                 // called when it is another one; set before begin
+
 	look chan struct{} // a hint came
 	stop context.CancelFunc
 	done chan struct{} // closed when nothing follows the server any more
@@ -71,6 +75,8 @@ type sharedOptions struct {
 	Log    *slog.Logger              // never nil
 	Change func(*audit.Change) error // records an operator's change in this sidecar's own journal
 
+	Lost func() // called when the server has forgotten what it held; nil: nothing
+
 	// For tests.
 	skew func() time.Duration // what the server's clock is ahead; nil: nothing
 	deaf bool                 // no hint arrives
@@ -80,13 +86,18 @@ type sharedOptions struct {
 const maxRevision = 1 << 53
 
 // Everything that one poll reads. Entries are read only when something changed. The answer: time, secret, switches that
-// are off, those that were let go, revision of the entries, and the entries or nothing.
+// are off, those that were let go, revision of the entries, the name of its life, and the entries or nothing.
 var pollScript = newScript("poll", `#!lua flags=no-writes
 local time = redis.call('TIME')
 local revision = redis.call('GET', KEYS[4]) or ''
-local reply = {time[1] .. string.format('%06d', time[2]), redis.call('GET', KEYS[5]) or '', redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), revision}
-if revision ~= ARGV[1] or revision == '' then reply[6] = redis.call('HGETALL', KEYS[3]) end
+local reply = {time[1] .. string.format('%06d', time[2]), redis.call('GET', KEYS[5]) or '', redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), revision, redis.call('GET', KEYS[6]) or ''}
+if revision ~= ARGV[1] or revision == '' then reply[7] = redis.call('HGETALL', KEYS[3]) end
 return reply`)
+
+// Naming a life. The first name that is offered holds, and the others are told to look.
+var lifeScript = newScript("life", `#!lua flags=allow-oom
+if redis.call('SET', KEYS[1], ARGV[1], 'NX') then redis.pcall('PUBLISH', ARGV[2], 'life') end
+return redis.call('GET', KEYS[1])`)
 
 // The first secret that is offered holds.
 var secretScript = newScript("secret", `#!lua flags=allow-oom
@@ -107,6 +118,10 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 		off: map[string]thrown{}, on: map[string]uint64{}, entries: newSharedEntries(), pending: map[leaseID]pendingEnd{},
 	}
 	s.switches.Store(&map[string]Switch{})
+	s.life.Store(new(string))
+	if s.onLost = opt.Lost; s.onLost == nil {
+		s.onLost = func() {}
+	}
 	s.events.Store(deaf())
 	s.stream.records = make(chan []byte, maxStreamWaiting)
 	s.kept = newKeptView(opt.Dir)
@@ -211,12 +226,12 @@ func (s *shared) read(ctx context.Context) error {
 	known := s.entries.revision
 	s.mu.Unlock()
 	asked := time.Now()
-	reply, err := s.c.run(ctx, pollScript, []string{s.c.key("switch"), s.c.key("switch-on"), s.c.key("entries"), s.c.key("entries-revision"), s.c.key("secret")}, known)
+	reply, err := s.c.run(ctx, pollScript, []string{s.c.key("switch"), s.c.key("switch-on"), s.c.key("entries"), s.c.key("entries-revision"), s.c.key("secret"), s.c.key("life")}, known)
 	if err != nil {
 		return err
 	}
 	parts, ok := reply.([]any)
-	if !ok || len(parts) < 5 {
+	if !ok || len(parts) < 6 {
 		return fmt.Errorf("the poll script answered %T", reply)
 	}
 	micros, err := strconv.ParseInt(text(parts[0]), 10, 64)
@@ -225,13 +240,41 @@ func (s *shared) read(ctx context.Context) error {
 	}
 	s.offset.Store(micros*1000 - asked.Add(time.Since(asked)/2).UnixNano())
 	s.takeSwitches(pairs(parts[2]), pairs(parts[3]))
-	if len(parts) > 5 {
-		s.takeEntries(text(parts[4]), pairs(parts[5]))
+	if len(parts) > 6 {
+		s.takeEntries(text(parts[4]), pairs(parts[6]))
+	}
+	if err := s.takeLife(ctx, text(parts[5])); err != nil {
+		return err
 	}
 	s.heard.Store(int64(asked.Sub(processStart)) + 1)
 	s.events.Load().Read()
 	s.keep()
 	s.giveBack(ctx, text(parts[1]) == "" || !s.agreed)
+	return nil
+}
+
+// readAfter reads, unless the name of the server's life is another one already.
+func (s *shared) readAfter(ctx context.Context, known *string) error {
+	s.noticing.Lock()
+	defer s.noticing.Unlock()
+	if s.life.Load() != known {
+		return nil
+	}
+	return s.read(ctx)
+}
+
+// takeLife notices that the server has forgotten everything in between, as after FLUSHALL. A server without a name gets one.
+func (s *shared) takeLife(ctx context.Context, life string) error {
+	if life == "" {
+		reply, err := s.ask(ctx, lifeScript, []string{s.c.key("life")}, nonceText(), s.hints())
+		if life = text(reply); err != nil || life == "" {
+			return errors.Join(err, errReply)
+		}
+	}
+	if old := s.life.Swap(&life); *old != "" && *old != life {
+		s.opt.Log.Error("Redis has forgotten what it held; new calls with effects wait while every sidecar says again what it holds")
+		s.onLost()
+	}
 	return nil
 }
 
