@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -43,7 +45,7 @@ func (b registry) Apply(ctx context.Context, d *api.Definitions, who string) ([]
 			return nil, err
 		}
 	}
-	if _, err := newSnapshot(b.s.cfg.Load(), values(a.tools), values(a.policies)); err != nil {
+	if _, err := newSnapshot(b.s.cfg.Load(), slices.Collect(maps.Values(a.tools)), slices.Collect(maps.Values(a.policies))); err != nil {
 		return nil, &api.Invalid{Message: err.Error()}
 	}
 	var done []string

@@ -188,7 +188,7 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "running", Value: fmt.Sprint(s.governor.Running())},
 		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(s.snapshotAge().Seconds()))},
 	}
-	lines = append(lines, s.control.lines(s)...)
+	lines = append(lines, s.control.lines()...)
 	if s.redis != nil {
 		for _, f := range s.redis.Facts() {
 			lines = append(lines, health.Line{Key: f[0], Value: f[1]})

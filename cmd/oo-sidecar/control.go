@@ -165,7 +165,7 @@ func (s *sidecar) obey(next *control.Snapshot) error {
 		}
 		s.control.said.Store(fresh)
 	} else {
-		s.swap(cfg, snapshot)
+		s.swap(snapshot)
 	}
 	s.turned(before, fresh, next)
 	return err
@@ -326,7 +326,7 @@ func (s *sidecar) snapshotAge() time.Duration {
 }
 
 // lines are what /readyz?verbose says of the control plane: what it promises, and what it does not.
-func (c *controlled) lines(*sidecar) []health.Line {
+func (c *controlled) lines() []health.Line {
 	if c == nil {
 		return nil
 	}

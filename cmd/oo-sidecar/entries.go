@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -253,7 +255,7 @@ func (b registry) Put(ctx context.Context, kind api.Kind, spec []byte, who strin
 	}
 	policies[c.AgentID] = c
 	entry.Kind, entry.Name, shown.Name = store.PolicyEntry, c.AgentID, c.AgentID
-	return shown, b.hold(ctx, entry, values(tools), values(policies), who)
+	return shown, b.hold(ctx, entry, slices.Collect(maps.Values(tools)), slices.Collect(maps.Values(policies)), who)
 }
 
 // hold makes the entry durable and what requests see, if all entries with it make a valid snapshot.
@@ -303,14 +305,6 @@ func (b registry) current() (map[string]*tool.Tool, map[string]policy.Config) {
 	return tools, policies
 }
 
-func values[K comparable, V any](m map[K]V) []V {
-	list := make([]V, 0, len(m))
-	for _, v := range m {
-		list = append(list, v)
-	}
-	return list
-}
-
 // refreshSnapshot makes the entries that hold now what the next requests see.
 func (s *sidecar) refreshSnapshot() error {
 	cfg := s.cfg.Load()
@@ -318,6 +312,6 @@ func (s *sidecar) refreshSnapshot() error {
 	if err != nil {
 		return fmt.Errorf("the change is kept, and what holds could not be put together: %w", err)
 	}
-	s.swap(cfg, snapshot)
+	s.swap(snapshot)
 	return nil
 }

@@ -62,11 +62,12 @@ func (s *sidecar) use(cfg *config.Config) error {
 		return err
 	}
 	s.cfg.Store(cfg)
-	s.swap(cfg, snapshot)
+	s.swap(snapshot)
 	return nil
 }
 
-func (s *sidecar) swap(cfg *config.Config, snapshot *govern.Snapshot) {
+// swap has a snapshot hold for the requests that begin from now on.
+func (s *sidecar) swap(snapshot *govern.Snapshot) {
 	s.introduce()
 	s.governor.Use(snapshot)
 	s.changed()

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"maps"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -137,7 +138,7 @@ func (b registry) putTool(ctx context.Context, entry store.Entry, c tool.Config,
 	}
 	tools, policies := b.current()
 	tools[entry.Name] = t
-	return b.hold(ctx, entry, values(tools), values(policies), who)
+	return b.hold(ctx, entry, slices.Collect(maps.Values(tools)), slices.Collect(maps.Values(policies)), who)
 }
 
 // secretOf names a tool's present secret without telling of it more than its end; nil where there is none.

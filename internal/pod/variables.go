@@ -93,8 +93,8 @@ func NoProxy(had func(string) (string, bool)) (list string, notes []string) {
 	return strings.Join(names, ","), slices.Compact(notes)
 }
 
-// Java are the options of a Java virtual machine, which reads no proxy variable. The credentials are read by Apache's
-// client; Java's own has no property for them.
+// Java are the options of a Java virtual machine, which reads no proxy variable. Those of former stay that are not set
+// here.
 func (o Outlet) Java(former string) string {
 	host, port, _ := net.SplitHostPort(o.Proxy)
 	var options []string
@@ -117,6 +117,6 @@ func (o Outlet) Java(former string) string {
 	return strings.Join(options, " ")
 }
 
-// javaOptions are those that java sets.
+// javaOptions are those that Java sets, and those of a former proxy's credentials, which are not for this one.
 var javaOptions = []string{"http.proxyHost", "http.proxyPort", "http.proxyUser", "http.proxyPassword", "https.proxyHost", "https.proxyPort",
 	"https.proxyUser", "https.proxyPassword", "http.nonProxyHosts", "javax.net.ssl.trustStore", "javax.net.ssl.trustStoreType"}
