@@ -252,6 +252,14 @@ func (s *sidecar) notDraining() error {
 // after some seconds, so there are more than any agent's pool needs.
 const apiConnections = 2048
 
+// How long a connection is without a request before another one may have its place. Clients of the api that wait for five
+// seconds go on without the lock, and so may those whose request comes just when their connection is closed. A probe has
+// one second, and is asked again.
+const (
+	apiRested    = 2 * time.Second
+	healthRested = 250 * time.Millisecond
+)
+
 // Of 32 open files that the process may have, how many each listener's connections may take. Every agent's connection may
 // need another one to a tool; what is left is for the store and its journal.
 const (
@@ -276,13 +284,13 @@ func (s *sidecar) start() <-chan error {
 			failed <- fmt.Errorf("proxy listener: %w", err)
 		}
 	}()
-	serve := func(server *http.Server, l net.Listener, connections int) {
-		if err := listen.Serve(server, l, connections); !errors.Is(err, http.ErrServerClosed) {
+	serve := func(server *http.Server, l net.Listener, connections int, rested time.Duration) {
+		if err := listen.Serve(server, l, connections, rested); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("listener %s: %w", l.Addr(), err)
 		}
 	}
-	go serve(s.servers[0], s.listeners.api, listen.Share(apiFiles, apiConnections))
-	go serve(s.servers[1], s.listeners.health, listen.Share(healthFiles, 64))
+	go serve(s.servers[0], s.listeners.api, listen.Share(apiFiles, apiConnections), apiRested)
+	go serve(s.servers[1], s.listeners.health, listen.Share(healthFiles, 64), healthRested)
 	return failed
 }
 

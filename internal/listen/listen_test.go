@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestWhichHostsMeanTheListener(t *testing.T) {
@@ -125,7 +126,7 @@ func TestWhoOnlyHoldsConnectionsKeepsNobodyOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = Serve(server, inner, 4) }()
+	go func() { _ = Serve(server, inner, 4, 50*time.Millisecond) }()
 	t.Cleanup(func() { server.Close() })
 	open := func(text string) net.Conn {
 		c, err := net.Dial("tcp", inner.Addr().String())

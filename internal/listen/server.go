@@ -9,6 +9,7 @@ import (
 )
 
 // Server is an http.Server with every limit set. Requests must be whole within 15 s; answers within 60 s.
+// Serve counts the time of a connection's first request from its first byte.
 func Server(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:                      h,

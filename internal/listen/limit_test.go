@@ -1,0 +1,237 @@
+package listen
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// serve is an echo on n places, and its address.
+func serve(t *testing.T, n int, rested time.Duration, set func(*http.Server)) string {
+	t.Helper()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := Server(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		_, _ = w.Write(body)
+	}), slog.New(slog.DiscardHandler))
+	if set != nil {
+		set(server)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(server, inner, n, rested) }()
+	t.Cleanup(func() {
+		_ = server.Close()
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return inner.Addr().String()
+}
+
+// client has one connection, and no second try: what its server did not hear is an error.
+type client struct {
+	address string
+	c       net.Conn
+	r       *bufio.Reader
+	used    time.Time
+}
+
+// post sends a request as the SDK's transport does: by a kept connection unless that is closed or older than its
+// patience, the head and the body each by itself.
+func (k *client) post(body string, keep bool, patience time.Duration) error {
+	if k.c != nil && (time.Since(k.used) > patience || k.closed()) {
+		k.c.Close()
+		k.c = nil
+	}
+	if k.c == nil {
+		c, err := net.DialTimeout("tcp", k.address, 30*time.Second)
+		if err != nil {
+			return fmt.Errorf("dial: %w", err)
+		}
+		k.c, k.r = c, bufio.NewReader(c)
+	}
+	_ = k.c.SetDeadline(time.Now().Add(30 * time.Second))
+	connection := ""
+	if !keep {
+		connection = "Connection: close\r\n"
+	}
+	if _, err := fmt.Fprintf(k.c, "POST / HTTP/1.1\r\nHost: localhost\r\n%sContent-Length: %d\r\n\r\n", connection, len(body)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(k.c, body); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(k.r, nil)
+	if err != nil {
+		return err
+	}
+	got, err := io.ReadAll(resp.Body)
+	if err == nil && (resp.StatusCode != 200 || string(got) != body) {
+		err = fmt.Errorf("%d %q", resp.StatusCode, got)
+	}
+	if k.used = time.Now(); resp.Close || err != nil {
+		k.c.Close()
+		k.c = nil
+	}
+	return err
+}
+
+// closed says whether the server has closed the connection.
+func (k *client) closed() bool {
+	_ = k.c.SetReadDeadline(time.Now().Add(time.Microsecond))
+	_, err := k.r.Peek(1)
+	var timeout net.Error
+	return !errors.As(err, &timeout) || !timeout.Timeout()
+}
+
+// TestManyClientsOnFewPlaces: a thousand that keep their connections, with pauses, on places for 64. Every request is
+// answered, and soon.
+func TestManyClientsOnFewPlaces(t *testing.T) {
+	const clients, requests, rested = 1000, 40, 500 * time.Millisecond
+	address := serve(t, 64, rested, nil)
+	var slowest atomic.Int64
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			k := &client{address: address}
+			for n := range requests {
+				begun := time.Now()
+				if err := k.post(fmt.Sprint(i, n), rand.IntN(4) > 0, rested/2); err != nil {
+					t.Errorf("request %d of client %d after %v: %v", n, i, time.Since(begun), err)
+					return
+				}
+				for d := time.Since(begun).Nanoseconds(); ; {
+					was := slowest.Load()
+					if d <= was || slowest.CompareAndSwap(was, d) {
+						break
+					}
+				}
+				if rand.IntN(20) == 0 {
+					time.Sleep(rand.N(2 * rested))
+				}
+			}
+			if k.c != nil {
+				k.c.Close()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("the slowest of %d requests took %v", clients*requests, time.Duration(slowest.Load()))
+}
+
+// TestAClientMayConnectAheadOfItsRequest: a pool does, and a thousand threads do. The head's time begins with its first byte.
+func TestAClientMayConnectAheadOfItsRequest(t *testing.T) {
+	const head, whole = 100 * time.Millisecond, 200 * time.Millisecond
+	address := serve(t, 4, time.Minute, func(s *http.Server) { s.ReadHeaderTimeout, s.ReadTimeout = head, whole })
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	time.Sleep(2 * whole)
+	k := &client{address: address, c: c, r: bufio.NewReader(c), used: time.Now()}
+	for range 2 {
+		if err := k.post("ahead", true, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if k.c != c {
+			t.Fatal("the connection was not kept")
+		}
+	}
+	half, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.Close()
+	time.Sleep(2 * head)
+	if _, err := io.WriteString(half, "POST / HT"); err != nil {
+		t.Fatal(err)
+	}
+	_ = half.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if text, err := io.ReadAll(half); strings.Contains(string(text), "200") || err != nil {
+		t.Errorf("half a head: %q %v", text, err)
+	}
+}
+
+// TestWhatHasArrivedIsAnswered: the request is there when the connection is asked to go.
+func TestWhatHasArrivedIsAnswered(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	l := newLimited(inner, 1)
+	l.server = Server(nil, slog.New(slog.DiscardHandler))
+	c, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := accepted.(*place)
+	defer p.Close()
+	text := "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	read := func() (string, error) {
+		var all strings.Builder
+		for b := make([]byte, 10); ; {
+			n, err := p.Read(b)
+			all.Write(b[:n])
+			if err != nil || all.Len() == len(text) {
+				return all.String(), err
+			}
+		}
+	}
+	for range 2 { // as the first one and on a connection that was used
+		l.rest(p)
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		arrive(t, p)
+		l.ask(time.Now())
+		if got, err := read(); got != text || err != nil {
+			t.Errorf("%q %v", got, err)
+		}
+		l.work(p)
+	}
+	l.rest(p)
+	l.ask(time.Now())
+	if got, err := read(); got != "" || err == nil {
+		t.Errorf("who sent nothing stays: %q %v", got, err)
+	}
+}
+
+// arrive waits until something can be read from p.
+func arrive(t *testing.T, p *place) {
+	t.Helper()
+	raw, err := p.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := false
+	if err := raw.Read(func(uintptr) bool {
+		was := tried
+		tried = true
+		return was
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
