@@ -15,6 +15,7 @@ type agentState struct {
 	IsEnabled      bool    `json:"is_enabled"`
 	DisabledReason *string `json:"disabled_reason"`
 	DisabledAt     *string `json:"disabled_at"`
+	Pending        string  `json:"pending,omitempty"`
 }
 
 func newAgent(a *app) *cobra.Command {
@@ -79,7 +80,28 @@ func (a *app) turn(cmd *cobra.Command, id, verb, reason string) error {
 		return err
 	}
 	_, err = fmt.Fprintf(a.stdout, "agent %s is %s\n", printable(s.AgentID), s.word())
+	switch {
+	case s.Pending != "":
+		fmt.Fprintf(a.stderr, "note: %s\n", printable(s.Pending))
+	case verb == "enable" && !s.IsEnabled:
+		fmt.Fprintf(a.stderr, "note: its own switch here is on again; it stays off: %s\n", printable(text(s.DisabledReason)))
+	case verb == "enable" && id != "*":
+		a.overruled(cmd.Context(), c)
+	}
 	return err
+}
+
+// overruled says on stderr when the switch of all agents still stops the one that was just enabled.
+func (a *app) overruled(ctx context.Context, c *client) {
+	var agents []agentState
+	if c.call(ctx, "GET", "/v1/agents", nil, &agents) != nil {
+		return
+	}
+	for _, s := range agents {
+		if s.AgentID == "*" && !s.IsEnabled {
+			fmt.Fprintf(a.stderr, "note: all agents are switched off still (%s); oo-sidecar agent enable '*' lets them call again\n", printable(text(s.DisabledReason)))
+		}
+	}
 }
 
 // doubt says on stderr when nobody is known by the id: a switch for a misspelt agent stops nobody.

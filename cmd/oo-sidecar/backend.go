@@ -32,9 +32,9 @@ func (b switchboard) Switches() []api.Switch {
 		list = append(list, shownSwitch(sw))
 	}
 	for _, sw := range b.s.control.switches() {
-		if !seen[sw.Agent] {
+		if shown, ok := b.controlled(sw.Agent); ok && !seen[sw.Agent] {
 			seen[sw.Agent] = true
-			list = append(list, api.Switch{AgentID: sw.Agent, Off: true, Reason: sw.Reason + " (the control plane's switch)", Since: sw.At})
+			list = append(list, shown)
 		}
 	}
 	cfg := b.s.cfg.Load()
@@ -64,14 +64,29 @@ func (b switchboard) Disable(ctx context.Context, agent, reason, who string) (ap
 	sw, err := b.s.store.Disable(ctx, agent, reason, who)
 	if errors.Is(err, dedup.ErrDeferred) { // it binds, and will be the first thing written
 		b.s.log.Error("the kill switch is thrown and not durable yet", "agent", agent, "error", err.Error())
-		err = nil
+		shown := shownSwitch(sw)
+		shown.Pending = "it binds this sidecar at once; it is durable, and binds others, when the store takes it"
+		return shown, nil
 	}
 	return shownSwitch(sw), storeError(err)
 }
 
 func (b switchboard) Enable(ctx context.Context, agent, reason, who string) (api.Switch, error) {
 	sw, err := b.s.store.Enable(ctx, agent, reason, who)
+	if shown, ok := b.controlled(agent); ok && err == nil { // what holds is what is said
+		return shown, nil
+	}
 	return shownSwitch(sw), storeError(err)
+}
+
+// controlled is the control plane's own switch of the agent, which nobody turns here.
+func (b switchboard) controlled(agent string) (api.Switch, bool) {
+	for _, sw := range b.s.control.switches() {
+		if sw.Agent == agent {
+			return api.Switch{AgentID: sw.Agent, Off: true, Reason: sw.Reason + " (the control plane's switch)", Since: sw.At}, true
+		}
+	}
+	return api.Switch{}, false
 }
 
 func storeError(err error) error {
@@ -90,8 +105,11 @@ func (s *sidecar) spent(tenant, agent, name string) api.Spent {
 // unknowns are the open calls as the api sees them.
 type unknowns struct{ s *sidecar }
 
-func (b unknowns) Unknowns() []api.Unknown {
-	calls := b.s.store.Unknowns()
+func (b unknowns) Unknowns() ([]api.Unknown, error) {
+	calls, err := b.s.unknowns()
+	if err != nil {
+		return nil, storeError(err)
+	}
 	list := make([]api.Unknown, 0, len(calls))
 	for _, c := range calls {
 		list = append(list, api.Unknown{
@@ -100,7 +118,15 @@ func (b unknowns) Unknowns() []api.Unknown {
 			SpendUSD: c.Cost.String(), RequestID: c.RequestID,
 		})
 	}
-	return list
+	return list, nil
+}
+
+// unknowns are all of the store, or an error: Redis may be away.
+func (s *sidecar) unknowns() ([]store.UnknownCall, error) {
+	if s.redis != nil {
+		return s.redis.ListUnknowns()
+	}
+	return s.store.Unknowns(), nil
 }
 
 func (b unknowns) Resolve(ctx context.Context, r *dedup.Resolution) error {

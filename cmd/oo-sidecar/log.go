@@ -11,6 +11,10 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/config"
 )
 
+// noStacktrace is above every level: an error names what to mend, and where the program noticed it helps nobody at night.
+// What panics logs its own stack.
+const noStacktrace = slog.Level(100)
+
 // newLogger writes diagnostics as one JSON object a line, never sampled. In text it is for a person's terminal; the
 // console encoder lets line breaks through, so it is not for collecting.
 func newLogger(c config.LogConfig, w io.Writer) *slog.Logger {
@@ -25,5 +29,5 @@ func newLogger(c config.LogConfig, w io.Writer) *slog.Logger {
 		encoder = zapcore.NewConsoleEncoder(fields)
 	}
 	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
-	return slog.New(zapslog.NewHandler(core))
+	return slog.New(zapslog.NewHandler(core, zapslog.AddStacktraceAt(noStacktrace)))
 }

@@ -26,10 +26,11 @@ type standIn struct {
 	open     []api.Unknown
 	resolved *dedup.Resolution
 	refusal  error
+	keep     bool // the switches that are on, whatever is enabled
 }
 
-func (s *standIn) Switches() []api.Switch  { return s.agents }
-func (s *standIn) Unknowns() []api.Unknown { return s.open }
+func (s *standIn) Switches() []api.Switch           { return s.agents }
+func (s *standIn) Unknowns() ([]api.Unknown, error) { return s.open, nil }
 
 func (s *standIn) Disable(_ context.Context, agent, reason, _ string) (api.Switch, error) {
 	sw := api.Switch{AgentID: agent, Off: true, Reason: reason, Since: time.Unix(1e9, 0)}
@@ -38,7 +39,9 @@ func (s *standIn) Disable(_ context.Context, agent, reason, _ string) (api.Switc
 }
 
 func (s *standIn) Enable(_ context.Context, agent, _, _ string) (api.Switch, error) {
-	s.agents = nil
+	if !s.keep {
+		s.agents = nil
+	}
 	return api.Switch{AgentID: agent}, s.refusal
 }
 
@@ -97,6 +100,16 @@ func closedPort(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port)
+}
+
+// TestEnabledAndStillOff: `enable` does not leave an operator believing that an agent may call when it may not.
+func TestEnabledAndStillOff(t *testing.T) {
+	s := standIn{keep: true}
+	config := running(t, &s, new(error))
+	s.agents = []api.Switch{{AgentID: "*", Off: true, Reason: "incident", Since: time.Unix(1e9, 0)}}
+	if code, out, errs := command(t, config, "", "agent", "enable", "billing"); code != 0 || out != "agent billing is enabled\n" || !strings.Contains(errs, "all agents are switched off still (incident)") {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
 }
 
 func TestAgentCommands(t *testing.T) {

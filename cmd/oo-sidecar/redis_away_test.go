@@ -44,8 +44,11 @@ func TestStartWithoutRedis(t *testing.T) {
 		t.Fatal(status, body)
 	}
 	server.Kill()
-	if code, out := first.cli("agent", "disable", "support_bot", "--reason", "test"); code != 0 {
-		t.Fatal(out)
+	if code, out := first.cli("agent", "disable", "support_bot", "--reason", "test"); code != 0 || !strings.Contains(out, "note: it binds this sidecar at once") {
+		t.Fatal(code, out)
+	}
+	if code, out := first.cli("unknown", "ls"); code != 1 || !strings.Contains(out, "cannot be listed") {
+		t.Fatal("an empty list while nobody knows: ", code, out)
 	}
 	first.stop()
 

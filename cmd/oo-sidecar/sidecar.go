@@ -109,7 +109,11 @@ func (s *sidecar) switched(agent string, off bool) {
 	if !off {
 		s.store.Book().Pardon(agent, time.Now())
 	}
-	s.log.Warn("kill switch", "agent", agent, "disabled", off)
+	said := []any{"agent", agent, "disabled", off}
+	if sw, ok := s.store.Disabled(agent); ok && off {
+		said = append(said, "reason", sw.Reason)
+	}
+	s.log.Warn("kill switch", said...)
 	s.changed()
 }
 
@@ -272,6 +276,7 @@ const (
 func (s *sidecar) start() <-chan error {
 	failed := make(chan error, 3)
 	s.startControl()
+	go s.watchReadiness(s.ctx, readinessEvery)
 	s.api.ResumeJobs() // before anybody can ask for their keys
 	if s.redis != nil {
 		s.redis.Await(s.redisCame)
@@ -340,7 +345,10 @@ func (s *sidecar) close(ctx context.Context) error {
 		s.upstream.Close()
 	}
 	s.control.end(ctx)
-	return s.store.Close(ctx)
+	unknown := s.store.Stats().Unknown
+	err := s.store.Close(ctx)
+	s.log.Info("stopped", "unknown_outcomes", unknown)
+	return err
 }
 
 // welcome says where the sidecar listens and how to use it, one line a listener.

@@ -11,10 +11,11 @@ type agentState struct {
 	IsEnabled      bool    `json:"is_enabled"`
 	DisabledReason *string `json:"disabled_reason"`
 	DisabledAt     *string `json:"disabled_at"`
+	Pending        string  `json:"pending,omitempty"` // what the change still waits for, in words
 }
 
 func stateOf(s Switch) agentState {
-	state := agentState{AgentID: s.AgentID, IsEnabled: !s.Off}
+	state := agentState{AgentID: s.AgentID, IsEnabled: !s.Off, Pending: s.Pending}
 	if s.Off {
 		at := s.Since.UTC().Format(time.RFC3339)
 		state.DisabledReason, state.DisabledAt = &s.Reason, &at

@@ -15,6 +15,7 @@ type Switch struct {
 	Off     bool
 	Reason  string
 	Since   time.Time // of Off; zero when on
+	Pending string    // what the change still waits for, in words; empty: nothing
 }
 
 // Switchboard is where the kill switch is kept. Its law: when Disable or Enable returns nil the change is durable,
@@ -46,7 +47,7 @@ type Unknown struct {
 // Unknowns is where open calls are kept. Resolve is one durable step together with its audit record; it is decided by
 // the fence that the operator saw and fails with dedup's ErrMoved, ErrNotUnknown, ErrStillRunning or ErrTooYoung.
 type Unknowns interface {
-	Unknowns() []Unknown // oldest first
+	Unknowns() ([]Unknown, error) // oldest first; ErrStore where they cannot be read: none is not said then
 	Resolve(ctx context.Context, r *dedup.Resolution) error
 }
 

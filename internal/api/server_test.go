@@ -72,7 +72,7 @@ func (b *backend) set(s Switch, who string) (Switch, error) {
 	return s, nil
 }
 
-func (b *backend) Unknowns() []Unknown { return b.open }
+func (b *backend) Unknowns() ([]Unknown, error) { return b.open, b.down }
 
 func (b *backend) Resolve(_ context.Context, r *dedup.Resolution) error {
 	if r.Who == "" || r.Why == "" {

@@ -46,12 +46,28 @@ func (s *Server) listUnknown(w http.ResponseWriter, r *http.Request, _ *Key) {
 	}
 	prefix := strings.ToLower(r.URL.Query().Get("key"))
 	calls := []UnknownCall{}
-	for _, u := range s.Unknowns.Unknowns() {
+	open, err := s.Unknowns.Unknowns()
+	if err != nil {
+		s.unlisted(w, err)
+		return
+	}
+	for _, u := range open {
 		if strings.HasPrefix(u.Shown, prefix) {
 			calls = append(calls, shownCall(&u))
 		}
 	}
 	answer(w, http.StatusOK, calls)
+}
+
+// unlisted says that the open calls cannot be read. An empty list would send an operator back to bed.
+func (s *Server) unlisted(w http.ResponseWriter, err error) {
+	if !errors.Is(err, ErrStore) {
+		s.broken(w, "list of unknown outcomes", err)
+		return
+	}
+	w.Header().Set("Retry-After", "1")
+	fail(w, http.StatusServiceUnavailable, problem{"store_unavailable", "the unknown calls cannot be listed, because the store does not answer; ask again when /readyz is well"})
+	s.Log.Warn("the unknown calls cannot be listed", "error", err.Error())
 }
 
 // ResolveRequest is an operator's word on an unknown call.
@@ -86,6 +102,10 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request, by *Key) {
 		return
 	}
 	u, err := s.open(body.Key)
+	if errors.Is(err, ErrStore) {
+		s.unlisted(w, err)
+		return
+	}
 	if err != nil {
 		fail(w, http.StatusNotFound, problem{"not_found", err.Error()})
 		return
@@ -125,8 +145,12 @@ func (s *Server) refuseResolve(w http.ResponseWriter, err error) {
 // open finds the one open call whose shown key begins with prefix.
 func (s *Server) open(prefix string) (*Unknown, error) {
 	prefix = strings.ToLower(prefix)
+	open, err := s.Unknowns.Unknowns()
+	if err != nil {
+		return nil, err
+	}
 	var found *Unknown
-	for _, u := range s.Unknowns.Unknowns() {
+	for _, u := range open {
 		if !strings.HasPrefix(u.Shown, prefix) {
 			continue
 		}

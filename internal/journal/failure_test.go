@@ -485,3 +485,26 @@ func TestFailedRotation(t *testing.T) {
 	}
 	_ = j.Close(context.Background())
 }
+
+// TestFullForOneCall: where a claim of some hundred bytes is refused, Status does not call the journal well.
+func TestFullForOneCall(t *testing.T) {
+	fs, s := newFaultFS(), newStory()
+	fs.capacity = 1 << 20
+	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192, Reserve: func() int64 { return 100 << 10 }}, func(Stored) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shut(t, j)
+	for {
+		facts := s.begin(1, 400)
+		c, err := j.Append(entriesOf(facts, false)...)
+		if err != nil {
+			s.tell(facts, refused)
+			break
+		}
+		s.hear(c, facts)
+	}
+	if err := j.Status().Err; !errors.Is(err, ErrUnavailable) {
+		t.Fatal("calls are refused and the journal says it is well: ", err)
+	}
+}

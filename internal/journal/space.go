@@ -34,6 +34,9 @@ func (j *Journal) measure() error {
 	return nil
 }
 
+// oneCall is about what a claim writes: where that does not fit, calls are refused, and Status must not say otherwise.
+const oneCall = 2048
+
 // space says whether size more bytes leave room for the outcomes of what runs. Call it with mu held.
 func (j *Journal) space(size int64) error {
 	if err := j.measure(); err != nil {

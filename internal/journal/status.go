@@ -36,7 +36,7 @@ func (j *Journal) Status() Status {
 		Newest: j.newest, Last: j.nextSeq - 1, Head: j.head, Err: j.broken, Jump: jump,
 	}
 	if st.Err == nil && !j.closing {
-		st.Err = j.space(0)
+		st.Err = j.space(oneCall)
 		st.Free = j.room.free
 	}
 	if j.deferred != nil {

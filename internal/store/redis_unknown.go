@@ -18,17 +18,26 @@ const (
 )
 
 // Unknowns are the calls of all sidecars whose outcome is unknown, oldest first.
-func (r *Redis) Unknowns() []UnknownCall { return r.list("unknown") }
+func (r *Redis) Unknowns() []UnknownCall {
+	calls, _ := r.ListUnknowns()
+	return calls
+}
+
+// ListUnknowns is Unknowns for who must know whether the list is whole: it fails where Redis did not tell all of it.
+func (r *Redis) ListUnknowns() ([]UnknownCall, error) { return r.list("unknown") }
 
 // Open are the calls of all sidecars that are running or unknown, oldest first.
-func (r *Redis) Open() []UnknownCall { return r.list("open") }
+func (r *Redis) Open() []UnknownCall {
+	calls, _ := r.list("open")
+	return calls
+}
 
-func (r *Redis) list(set string) (calls []UnknownCall) {
+func (r *Redis) list(set string) (calls []UnknownCall, err error) {
 	for from := 0; from < listMost; from += listPage {
 		v, err := r.askAgain(listScript, set, set, from, listPage)
 		if err != nil {
 			r.local.log.Warn("the open calls in Redis cannot be listed whole", "error", err.Error())
-			return calls
+			return calls, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 		}
 		for i := range v.rest[1:] {
 			rec, err := v.record(1 + i)
@@ -40,7 +49,7 @@ func (r *Redis) list(set string) (calls []UnknownCall) {
 			break
 		}
 	}
-	return calls
+	return calls, nil
 }
 
 // askAgain runs a script that may be run any number of times.
