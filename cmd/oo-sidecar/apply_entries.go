@@ -24,6 +24,7 @@ type application struct {
 	s        *sidecar
 	fromFile map[string]tool.Config
 	stands   map[string]store.Entry // by kind and name
+	named    map[string]bool        // the same, of the definitions so far
 	tools    map[string]*tool.Tool
 	policies map[string]policy.Config
 	entries  []store.Entry // to be put
@@ -71,7 +72,7 @@ func unfinished(e store.Entry, done []string, err error) error {
 }
 
 func (b registry) application() *application {
-	a := &application{s: b.s, fromFile: map[string]tool.Config{}, stands: map[string]store.Entry{}}
+	a := &application{s: b.s, fromFile: map[string]tool.Config{}, stands: map[string]store.Entry{}, named: map[string]bool{}}
 	a.tools, a.policies = b.current()
 	for _, t := range b.s.cfg.Load().Tools {
 		a.fromFile[entryName(t.Name, t.Scope)] = t
@@ -92,6 +93,9 @@ func (a *application) addTool(d *api.ToolDefinition) error {
 		c.Auth = &tool.AuthConfig{Type: d.Auth.Type, Scheme: d.Auth.Scheme, Secrets: d.Auth.Secrets}
 	}
 	name := entryName(c.Name, c.Scope)
+	if err := a.once(store.ToolEntry, name); err != nil {
+		return err
+	}
 	if was := a.tools[name]; was != nil && was.Source == controlSource {
 		return &api.Invalid{Message: "tool " + c.Name + ": " + errControlled.Message}
 	}
@@ -155,6 +159,9 @@ func (a *application) addPolicy(spec []byte) error {
 	if err != nil {
 		return &api.Invalid{Message: err.Error()}
 	}
+	if err := a.once(store.PolicyEntry, c.AgentID); err != nil {
+		return err
+	}
 	value, err := config.PolicySpec(c)
 	if err != nil {
 		return err
@@ -171,6 +178,16 @@ func (a *application) addPolicy(spec []byte) error {
 	c.Source = "api"
 	a.policies[c.AgentID] = c
 	a.add(store.Entry{Kind: store.PolicyEntry, Name: c.AgentID, Value: value}, e.Revision, stands, same, api.Applied{Kind: api.PolicyEntry, Name: c.AgentID})
+	return nil
+}
+
+// once refuses an entry that was named before: which of the two is to hold, nobody has said.
+func (a *application) once(kind store.EntryKind, name string) error {
+	id := string(kind) + " " + name
+	if a.named[id] {
+		return &api.Invalid{Message: id + " stands there twice; name each once"}
+	}
+	a.named[id] = true
 	return nil
 }
 

@@ -140,7 +140,7 @@ func leaseAnswerOf(key string, v *lease.View, q Quota) *leaseAnswer {
 	}
 }
 
-func newLeaseID() string { return "lease_" + newID() }
+func newLeaseID() string { return leaseWord + newID() }
 
 // sidecarKeys begin the keys under which sidecars hold the leases of governed calls.
 var sidecarKeys = []string{"oo1h_", "oo1s_", "oo1n_"}

@@ -142,7 +142,7 @@ func (x *index) close() {
 
 func (s *shard) slot(i int) []byte { return s.mem[i*slotSize : (i+1)*slotSize] }
 
-// head reads tag and the upper byte of the expiry in one load.
+// tag is what a slot keeps of its key, in the upper bytes of one load.
 func (s *shard) tag(i int) uint64 { return binary.BigEndian.Uint64(s.mem[i*slotSize:]) >> 8 }
 
 func (s *shard) expiry(i int) uint64 {
