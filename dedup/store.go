@@ -1,3 +1,5 @@
+// Package dedup says what makes two calls the same, and what may become of one: canonical arguments, keys, the state
+// machine of a call, and the law that every store of calls keeps. It does no I/O and reads no clock.
 package dedup
 
 import (

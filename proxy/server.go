@@ -1,3 +1,5 @@
+// Package proxy is the wire: it judges raw requests before anything parses them, hands what they are to the governor, and
+// sends what the governor permits. Tunnels are opened, passed on or refused here.
 package proxy
 
 import (

@@ -52,7 +52,7 @@ var onlyIn = map[string][]string{
 func TestImportGraph(t *testing.T) {
 	root := filepath.Join("..", "..")
 	seen := 0
-	used := map[string]bool{}
+	used, described := map[string]bool{}, map[string]bool{}
 	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -69,7 +69,8 @@ func TestImportGraph(t *testing.T) {
 			return nil
 		}
 		seen++
-		checkFile(t, file, path.Dir(rel), used)
+		pkg := path.Dir(rel)
+		described[pkg] = checkFile(t, file, pkg, used) || described[pkg]
 		return nil
 	})
 	if err != nil {
@@ -77,6 +78,11 @@ func TestImportGraph(t *testing.T) {
 	}
 	if seen < 50 {
 		t.Fatalf("only %d files were found: the test looks in the wrong place", seen)
+	}
+	for pkg, is := range described {
+		if !is {
+			t.Errorf("package %s does not say what it is: one of its files begins with \"// Package %s …\"", pkg, path.Base(pkg))
+		}
 	}
 	for pkg, list := range mayImport {
 		for _, ours := range list {
@@ -87,13 +93,13 @@ func TestImportGraph(t *testing.T) {
 	}
 }
 
-// checkFile judges the imports of one file, and notes those of ours in used.
-func checkFile(t *testing.T, file, pkg string, used map[string]bool) {
+// checkFile judges the imports of one file, and notes those of ours in used. described: it says what its package is.
+func checkFile(t *testing.T, file, pkg string, used map[string]bool) (described bool) {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly|parser.ParseComments)
 	if err != nil {
 		t.Error(err)
-		return
+		return false
 	}
 	for _, spec := range f.Imports {
 		imported, _ := strconv.Unquote(spec.Path.Value)
@@ -110,4 +116,5 @@ func checkFile(t *testing.T, file, pkg string, used map[string]bool) {
 			}
 		}
 	}
+	return f.Doc != nil
 }

@@ -1,3 +1,5 @@
+// Package store keeps calls, counters, switches, policies, tools, locks and leases: Embedded as a fold over this sidecar's
+// journal, Redis for sidecars that share them, with a journal beside it.
 package store
 
 import (

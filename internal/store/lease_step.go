@@ -37,21 +37,26 @@ func (e *Embedded) Acquire(ctx context.Context, n lease.Name, c lease.Claim) (le
 
 // Apply takes a step of the holder of n's lease: see lease.Store.
 func (e *Embedded) Apply(ctx context.Context, n lease.Name, st lease.Step) (lease.View, error) {
-	must := st.Act == lease.Complete || st.Act == lease.Fail || st.Act == lease.Cancel
 	return e.step(ctx, n, func(s lease.State, now time.Time) decision {
 		next, changed, err := lease.Apply(s, st, now)
-		return decision{next: next, write: changed, must: must, err: err}
+		return decision{next: next, write: changed, must: ends(st.Act), err: err}
 	})
+}
+
+// ends says whether a step is the last one of its lease.
+func ends(a lease.Act) bool { return a == lease.Complete || a == lease.Fail || a == lease.Cancel }
+
+// looked is the step that changes nothing.
+func looked(s lease.State, now time.Time) decision {
+	if !s.Live(now) {
+		return decision{err: lease.ErrAbsent}
+	}
+	return decision{next: s}
 }
 
 // Look returns the state of n: see lease.Store.
 func (e *Embedded) Look(ctx context.Context, n lease.Name) (lease.View, error) {
-	return e.step(ctx, n, func(s lease.State, now time.Time) decision {
-		if !s.Live(now) {
-			return decision{err: lease.ErrAbsent}
-		}
-		return decision{next: s}
-	})
+	return e.step(ctx, n, looked)
 }
 
 // step decides about a key and makes what it decides durable.

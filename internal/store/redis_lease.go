@@ -141,16 +141,9 @@ func applying(st lease.Step) func(lease.State, time.Time) decision {
 	}
 }
 
-func ends(a lease.Act) bool { return a == lease.Complete || a == lease.Fail || a == lease.Cancel }
-
 // Look returns the state of n: see lease.Store.
 func (s *shared) Look(ctx context.Context, n lease.Name) (lease.View, error) {
-	return s.leaseStep(ctx, n, func(st lease.State, now time.Time) decision {
-		if !st.Live(now) {
-			return decision{err: lease.ErrAbsent}
-		}
-		return decision{next: st}
-	})
+	return s.leaseStep(ctx, n, looked)
 }
 
 // leaseStep takes a step after the end that waits for the key, if one does.
