@@ -488,23 +488,21 @@ func TestFailedRotation(t *testing.T) {
 
 // TestFullForOneCall: where a claim of some hundred bytes is refused, Status does not call the journal well.
 func TestFullForOneCall(t *testing.T) {
-	fs, s := newFaultFS(), newStory()
-	fs.capacity = 1 << 20
-	j, err := Open(Options{Dir: "d", FS: fs, Segment: 8192, Reserve: func() int64 { return 100 << 10 }}, func(Stored) error { return nil })
+	const reserve = 100 << 10
+	j, err := Open(Options{Dir: "d", FS: newFaultFS(), Segment: 8192, Reserve: func() int64 { return reserve }}, func(Stored) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer shut(t, j)
-	for {
-		facts := s.begin(1, 400)
-		c, err := j.Append(entriesOf(facts, false)...)
-		if err != nil {
-			s.tell(facts, refused)
-			break
+	for _, spare := range []int64{0, 300} {
+		j.mu.Lock()
+		j.room = room{at: time.Now().Add(time.Hour), left: reserve + spaceMargin + spare} // as it was measured
+		j.mu.Unlock()
+		if _, err := j.Append(Entry{Kind: 32, Fact: make([]byte, 400)}); !errors.Is(err, ErrUnavailable) {
+			t.Fatal("the journal is not full enough for this test: ", err)
 		}
-		s.hear(c, facts)
-	}
-	if err := j.Status().Err; !errors.Is(err, ErrUnavailable) {
-		t.Fatal("calls are refused and the journal says it is well: ", err)
+		if err := j.Status().Err; !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("%d bytes over the reserve: calls are refused and the journal says it is well: %v", spare, err)
+		}
 	}
 }
