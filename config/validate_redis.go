@@ -33,6 +33,11 @@ func (v *checker) redis() {
 	if r.TLSCA != "" && !r.TLS {
 		v.bad("store.redis.tls_ca", "names roots for TLS, and tls is off", "write tls: true")
 	}
+	if r.TLSCA != "" && r.TLS {
+		if err := checkRoots(r.TLSCA); err != nil {
+			v.bad("store.redis.tls_ca", err.Error(), "name a file of PEM certificates")
+		}
+	}
 	if !redisPrefix.MatchString(r.Prefix) {
 		v.bad("store.redis.prefix", "must be up to 64 letters, digits and any of _ . : / -", "")
 	}

@@ -149,6 +149,7 @@ var wholes = []wrong{
 	{"dir", head + "store: {embedded: {dir: \"\"}}\n", "store.embedded.dir", 2, "is empty", ""},
 	{"seal_key", head + "store: {seal_key: short}\n", "store.seal_key", 2, "has 5 characters", ""},
 	{"redis without addresses", redisHead + "addrs: []}}\n", "store.redis.addrs", 2, "is empty", ""},
+	{"redis roots absent", redisHead + "tls: true, tls_ca: /nonexistent/ca.pem}}\n", "store.redis.tls_ca", 2, "cannot be read: no such file", "PEM"},
 	{"redis address", redisHead + "addrs: [\"redis://a:1\"]}}\n", "store.redis.addrs[0]", 2, "no host:port", ""},
 	{"redis two servers", redisHead + "addrs: [a:1, b:1]}}\n", "store.redis.addrs", 2, "2 addresses of one server", "mode: sentinel"},
 	{"redis cluster db", redisHead + "mode: cluster, db: 1}}\n", "store.redis.db", 2, "database 0 only", "remove it"},

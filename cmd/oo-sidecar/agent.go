@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -51,7 +52,12 @@ func newAgentDisable(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "disable ID", Short: "Refuse every further call of an agent, or of all with '*'", Args: cobra.ExactArgs(1),
 		Long: "Refuse every further call of an agent, or of all with '*'. It binds at once and survives restarts. Calls that run go on to their end and are recorded; the agent's tunnels are closed.",
-		RunE: func(cmd *cobra.Command, args []string) error { return a.turn(cmd, args[0], "disable", reason) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.TrimSpace(reason) == "" {
+				return errors.New("--reason is empty; say why, it stands in the audit")
+			}
+			return a.turn(cmd, args[0], "disable", reason)
+		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; it stands in the audit (required)")
 	cmd.MarkFlagRequired("reason")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -48,6 +49,9 @@ func newApply(a *app) *cobra.Command {
 
 // definitions reads what a file says of tools and policies.
 func definitions(file string) (*api.Definitions, error) {
+	if file == "-" {
+		return nil, exit{2, errors.New("-f -: apply reads a file, whose name and lines its errors give; write -f FILE, or -f /dev/stdin")}
+	}
 	cfg, _, err := config.Load(file, os.Environ(), nil)
 	if err != nil {
 		return nil, exit{2, err}

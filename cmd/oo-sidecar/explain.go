@@ -58,7 +58,26 @@ func newExplain(a *app) *cobra.Command {
 	return cmd
 }
 
+// wrong says what of the command line is no request at all. What a client could send is for the gate to refuse.
+func (q *asked) wrong() error {
+	if strings.ContainsAny(q.method, " \t\r\n") || q.method == "" {
+		return fmt.Errorf("%q is no method; write one such as POST", q.method)
+	}
+	if !strings.HasPrefix(q.url, "/") && !strings.Contains(q.url, "://") || strings.ContainsAny(q.url, " \t\r\n") {
+		return fmt.Errorf("%q is no URL; write http://host/path, https://host/path or /tools/NAME", q.url)
+	}
+	for _, h := range q.headers {
+		if name, _, ok := strings.Cut(h, ":"); !ok || name == "" || strings.ContainsAny(h, "\r\n") {
+			return fmt.Errorf("-H %q is no header; write it as 'Name: value'", h)
+		}
+	}
+	return nil
+}
+
 func (a *app) explain(ctx context.Context, q asked) error {
+	if err := q.wrong(); err != nil {
+		return err
+	}
 	cfg, err := a.settings()
 	if err != nil {
 		return err
@@ -81,6 +100,9 @@ func (a *app) explain(ctx context.Context, q asked) error {
 	}
 	if refusal != nil {
 		return a.printRefusal(refusal)
+	}
+	if cfg.Control.BaseURL != "" {
+		fmt.Fprintln(a.stderr, "note: judged by the configuration file alone; the control plane's tools, policies and switches are not seen here")
 	}
 	mask, note := explainMask(cfg)
 	e := snapshot.Explain(r, func(k dedup.Key) string { return mask.Shown(k) }, func(string) bool { return false })

@@ -39,6 +39,17 @@ tools: [{name: pay, url: "https://10.1.2.3/pay"}, {name: inward, url: "http://he
 			t.Errorf("%v: %d %s%s\nwanted %q, without %q", c.args, code, out, errs, c.has, c.lack)
 		}
 	}
+	for _, wrong := range [][]string{{"PO ST", "http://x/"}, {"POST", "notaurl"}, {"POST", "http://x/", "-H", "bad"}} {
+		if code, out, errs := line(t, append([]string{"explain"}, wrong...)...); code != 2 || out != "" || !strings.Contains(errs, "; write ") {
+			t.Errorf("%v: %d %s%s", wrong, code, out, errs)
+		}
+	}
+	if err := os.WriteFile("oo-sidecar.yaml", []byte(file+"control: {base_url: \"https://control.test\", api_key: \"${env:PATH}\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := line(t, "explain", "POST", "/tools/elsewhere"); code != 0 || !strings.Contains(errs, "control plane's tools") {
+		t.Error(code, errs)
+	}
 	if code, _, errs := line(t, "explain", "POST"); code != 2 || !strings.Contains(errs, "explain METHOD URL") {
 		t.Error(code, errs)
 	}

@@ -8,7 +8,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
 )
 
 func main() {
@@ -39,6 +42,20 @@ func (e exit) Error() string {
 }
 func (e exit) Unwrap() error { return e.err }
 
+// wayOn adds to what the command line's parser says of wrong arguments how the command is written.
+func wayOn(cmd *cobra.Command, said string) string {
+	said = strings.TrimSpace(said)
+	switch {
+	case strings.HasPrefix(said, "required flag(s) "):
+		return said + "; see " + cmd.CommandPath() + " --help"
+	case strings.HasPrefix(said, "accepts "), strings.HasPrefix(said, "unknown command ") && cmd.HasParent():
+		return "these are not the arguments of " + cmd.CommandPath() + "; write: " + cmd.UseLine()
+	case strings.HasPrefix(said, "unknown command "):
+		return said + "\nsee " + cmd.CommandPath() + " --help"
+	}
+	return said
+}
+
 // run executes one command line. Exit codes: 0 fine, 1 the answer is bad news, 2 usage or configuration.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot(&app{stdin: stdin, stdout: stdout, stderr: stderr})
@@ -46,7 +63,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -54,7 +71,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if e, ok := errors.AsType[exit](err); ok {
 		code = e.code
 	}
-	if msg := err.Error(); msg != "" {
+	if msg := wayOn(cmd, err.Error()); msg != "" {
 		fmt.Fprintln(stderr, "oo-sidecar: "+msg)
 	}
 	return code

@@ -229,7 +229,7 @@ func TestUnknownCommands(t *testing.T) {
 		"empty":     {2, "give a key", []string{"", "--outcome", "done", "--why", "x"}},
 		"outcome":   {2, "neither done nor", []string{"abcd1", "--outcome", "maybe", "--why", "x"}},
 		"no why":    {2, "why", []string{"abcd1", "--outcome", "done"}},
-		"empty why": {1, "how you know", []string{"abcd1", "--outcome", "done", "--why", ""}},
+		"empty why": {2, "how you know", []string{"abcd1", "--outcome", "done", "--why", ""}},
 		"no file":   {2, "--answer", []string{"abcd1", "--outcome", "done", "--why", "x", "--answer", "/nowhere/at/all"}},
 		"not run":   {1, "has none", []string{"abcd1", "--outcome", "not-executed", "--why", "x", "--answer", "-"}},
 		"too young": {1, "may still be running", []string{"abcd1", "--outcome", "not-executed", "--why", "x"}},

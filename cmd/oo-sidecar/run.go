@@ -15,7 +15,7 @@ import (
 func newRun(a *app) *cobra.Command {
 	var agent string
 	cmd := &cobra.Command{
-		Use: "run [--agent ID] -- COMMAND [ARGUMENT...]", Short: "Run a program whose tool calls are governed", Args: cobra.ArbitraryArgs,
+		Use: "run [--agent ID] -- COMMAND [ARGUMENT...]", DisableFlagsInUseLine: true, Short: "Run a program whose tool calls are governed", Args: cobra.ArbitraryArgs,
 		Long: "Run a program with the proxy and CA variables set, and exit with its code (128+n when signal n ended it). Where no\n" +
 			"sidecar answers one is started, with interception on: for the hosts of the tools, or for all but passthrough\n" +
 			"without a configuration. It serves every `run` with the same configuration, each with a proxy user of its own,\n" +

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -88,6 +90,9 @@ not-executed: it did not run. Its key is free again and what it would have cost 
 func (a *app) resolve(cmd *cobra.Command, key string, q *api.ResolveRequest) error {
 	if q.Outcome != "done" && q.Outcome != "not-executed" {
 		return exit{2, fmt.Errorf("--outcome %q is neither done nor not-executed", q.Outcome)}
+	}
+	if strings.TrimSpace(q.Why) == "" {
+		return exit{2, errors.New("--why is empty; say how you know, it stands in the audit")}
 	}
 	c, call, err := a.unknown(cmd, key)
 	if err != nil {
