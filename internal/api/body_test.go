@@ -8,6 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
 )
 
 // TestBodiesThatStall: they fill the room of large bodies only. One more large body is told to come again, small ones
@@ -27,6 +30,11 @@ func TestBodiesThatStall(t *testing.T) {
 			t.Fatal(err)
 		}
 		stalled = append(stalled, conn)
+	}
+	for until := time.Now().Add(30 * time.Second); h.api.LentToBodies() < 4*(large-1-api.SmallBody); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("the bodies were not read:", h.api.LentToBodies())
+		}
 	}
 	body := `{"key":"k","result":{"x":"` + strings.Repeat("x", 4<<20) + `"},"lease_id":"l"}`
 	if g := h.ask(botKey, "POST", "/v1/ai/complete", body); g.status != 429 || g.header.Get("Retry-After") != "1" {
