@@ -1,5 +1,8 @@
 package api
 
+// Description is the OpenAPI document, for tests of this package from outside.
+var Description = description
+
 // SmallBody is smallBody.
 const SmallBody = smallBody
 
