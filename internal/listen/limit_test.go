@@ -103,7 +103,7 @@ func (k *client) closed() bool {
 // TestManyClientsOnFewPlaces: a thousand that keep their connections, with pauses, on places for 64. Every request is
 // answered, and soon.
 func TestManyClientsOnFewPlaces(t *testing.T) {
-	const clients, requests, rested = 1000, 40, 500 * time.Millisecond
+	const clients, requests, rested = 1000, 20, 500 * time.Millisecond
 	address := serve(t, 64, rested, nil)
 	var slowest atomic.Int64
 	var wg sync.WaitGroup
@@ -234,4 +234,58 @@ func arrive(t *testing.T, p *place) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestAProbeComesThrough: twice as many as there are places hold connections without a word, or after a request, and
+// come again as soon as theirs is closed. A probe of the health listener has one second.
+func TestAProbeComesThrough(t *testing.T) {
+	const places, rested = 64, 250 * time.Millisecond
+	address := serve(t, places, rested, nil)
+	stop, full := make(chan struct{}), make(chan struct{}, 2*places)
+	var wg sync.WaitGroup
+	for i := range 2 * places {
+		wg.Go(func() {
+			for begun := false; ; begun = true {
+				c, err := net.Dial("tcp", address)
+				if err != nil {
+					return
+				}
+				if i%2 == 0 {
+					_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+				}
+				if !begun {
+					full <- struct{}{}
+				}
+				ended := make(chan struct{})
+				go func() {
+					_, _ = io.Copy(io.Discard, c)
+					close(ended)
+				}()
+				select {
+				case <-ended:
+					c.Close()
+				case <-stop:
+					c.Close()
+					<-ended
+					return
+				}
+			}
+		})
+	}
+	for range 2 * places {
+		<-full
+	}
+	var slowest time.Duration
+	for range 10 {
+		begun := time.Now()
+		if err := (&client{address: address}).post("", false, 0); err != nil {
+			t.Error(err)
+		}
+		slowest = max(slowest, time.Since(begun))
+	}
+	if t.Logf("the slowest probe took %v", slowest); slowest > 10*time.Second {
+		t.Error("a probe waits too long")
+	}
+	close(stop)
+	wg.Wait()
 }
