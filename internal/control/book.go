@@ -43,7 +43,7 @@ const (
 	sayComplete = "complete" // it ran
 	sayCancel   = "cancel"   // it did not, or the tool refused it: the key is free
 	sayHold     = "extend"   // nobody knows: the key stays taken
-	held30      = "held"     // that has been said; an operator resolves the call
+	saidHold    = "held"     // that has been said; an operator resolves the call
 )
 
 // line is one entry of the book's file.
@@ -303,7 +303,7 @@ func (b *book) counts() (running, owed, unknown int) {
 		switch h.Say {
 		case "":
 			running++
-		case held30:
+		case saidHold:
 			unknown++
 		default:
 			owed++

@@ -53,7 +53,7 @@ func (s *Leases) Close(ctx context.Context) error {
 		more = false
 		for _, h := range s.book.due(time.Now(), maxHeld) {
 			now := s.book.copy(h)
-			if now.Say == "" || now.Say == held30 || now.tries > 0 {
+			if now.Say == "" || now.Say == saidHold || now.tries > 0 {
 				continue
 			}
 			s.act(ctx, h)
@@ -76,7 +76,7 @@ func (s *Leases) act(ctx context.Context, h *held) {
 	switch now.Say {
 	case "":
 		s.alive(ctx, h)
-	case held30:
+	case saidHold:
 		s.resolved(ctx, h, &now)
 	default:
 		s.say(ctx, h, &now)
@@ -170,7 +170,7 @@ func (s *Leases) say(ctx context.Context, h *held, now *held) {
 	switch {
 	case err == nil && now.Say == sayHold:
 		got = min(got, holdFor)
-		s.book.change(h, func() { h.Say, h.TTL, h.Until, h.tries = held30, got, asked.Add(got), 0 })
+		s.book.change(h, func() { h.Say, h.TTL, h.Until, h.tries = saidHold, got, asked.Add(got), 0 })
 		s.book.acted(h, time.Now().Add(holdLook))
 	case err == nil:
 		s.book.done(h)

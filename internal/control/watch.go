@@ -70,10 +70,18 @@ func (w *watches) shed() {
 }
 
 func (w *watches) forget(k dedup.Key, x *watch) {
+	w.hold(x, nil)
+	delete(w.keys, k)
+}
+
+// hold puts an ending, or none, in the place of what was known, and counts the answers. Call it with mu held.
+func (w *watches) hold(x *watch, e *ended) {
 	if x.ending != nil && x.ending.answer != nil {
 		w.size -= len(x.ending.answer.Body)
 	}
-	delete(w.keys, k)
+	if x.ending = e; e != nil && e.answer != nil {
+		w.size += len(e.answer.Body)
+	}
 }
 
 // running notes that a call runs elsewhere.
@@ -81,7 +89,8 @@ func (w *watches) running(k dedup.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	x := w.of(k)
-	x.seen, x.ending = time.Now(), nil
+	x.seen = time.Now()
+	w.hold(x, nil)
 }
 
 // ended notes how a call ended elsewhere.
@@ -98,12 +107,7 @@ func (w *watches) ended(k dedup.Key, a *leaseAnswer) *ended {
 	if w.size+len(e.answer.Body) > endedBytes {
 		w.shed()
 	}
-	x := w.of(k)
-	if x.ending != nil {
-		w.size -= len(x.ending.answer.Body)
-	}
-	x.ending = e
-	w.size += len(e.answer.Body)
+	w.hold(w.of(k), e)
 	return e
 }
 
