@@ -201,6 +201,15 @@ func (c *controlled) disabled(agent string) bool {
 	return said != nil && len(said.off) > 0 && (said.off[store.Everyone] || said.off[agent])
 }
 
+// holds says whether the control plane has switched this very agent off, by its name.
+func (c *controlled) holds(agent string) bool {
+	if c == nil {
+		return false
+	}
+	said := c.said.Load()
+	return said != nil && said.off[agent]
+}
+
 // switches are the agents that the control plane has switched off.
 func (c *controlled) switches() []control.Switch {
 	if c == nil || c.said.Load() == nil {

@@ -56,3 +56,14 @@ func TestErrorsAreOneLineForPeople(t *testing.T) {
 		t.Fatal(out)
 	}
 }
+
+// TestControlPlaneKeepsItOff: an agent enabled here that the control plane has switched off is not told of as on.
+func TestControlPlaneKeepsItOff(t *testing.T) {
+	var b strings.Builder
+	s := &sidecar{log: newLogger(config.LogConfig{Level: "info", Format: "json"}, &b), control: &controlled{}}
+	s.control.said.Store(&said{off: map[string]bool{"billing": true}})
+	s.ownSwitch("billing", false) // has neither metrics nor store: it must touch neither
+	if out := b.String(); strings.Contains(out, `"disabled":false`) || !strings.Contains(out, "keeps it off") {
+		t.Fatal(out)
+	}
+}

@@ -78,7 +78,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: meter{s}, Limits: cfg.Limits,
 		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Load().Shown(k) }, Log: s.logf,
 	}
-	s.store.OnSwitch(s.switched)
+	s.store.OnSwitch(s.ownSwitch)
 	if err := s.operatorKey(cfg); err != nil {
 		s.close(context.Background())
 		return nil, err
@@ -98,6 +98,16 @@ func (s *sidecar) unrecorded(err error) {
 	if now-told > int64(10*time.Second) && s.waitingAt.CompareAndSwap(told, now) {
 		s.log.Error("audit records cannot be written; as many as memory allows wait for the store", "error", err.Error())
 	}
+}
+
+// ownSwitch follows the store's kill switch. An agent that the control plane has switched off stays off, also in the
+// gauge, whatever is enabled here.
+func (s *sidecar) ownSwitch(agent string, off bool) {
+	if !off && s.control.holds(agent) {
+		s.log.Warn("the agent's own switch is on again; the control plane's keeps it off", "agent", agent)
+		return
+	}
+	s.switched(agent, off)
 }
 
 // switched follows the kill switch.
