@@ -48,7 +48,10 @@ func wayOn(cmd *cobra.Command, said string) string {
 	switch {
 	case strings.HasPrefix(said, "required flag(s) "):
 		return said + "; see " + cmd.CommandPath() + " --help"
-	case strings.HasPrefix(said, "accepts "), strings.HasPrefix(said, "unknown command ") && cmd.HasParent():
+	case strings.HasPrefix(said, "unknown command ") && cmd.HasParent():
+		word, _, _ := strings.Cut(strings.TrimPrefix(said, "unknown command "), " for ")
+		return word + " is not an argument of " + cmd.CommandPath() + "; write: " + cmd.UseLine()
+	case strings.HasPrefix(said, "accepts "):
 		return "these are not the arguments of " + cmd.CommandPath() + "; write: " + cmd.UseLine()
 	case strings.HasPrefix(said, "unknown command "):
 		return said + "\nsee " + cmd.CommandPath() + " --help"
