@@ -100,8 +100,11 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	if err == nil {
 		r.OnSwitch(func(string, bool) { r.answers.clear() })
 		r.OnEntries(r.answers.clear)
-		if client.meeting() == nil {
+		if r.joined {
 			err = r.appear(ctx)
+		}
+		if unheard(err) { // it passed the checks and then fell silent: Await goes on
+			err = nil
 		}
 	}
 	if err != nil {
@@ -110,6 +113,9 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	r.begins()
 	return r, nil
 }
+
+// unheard says that there was no answer, which a later one may make good.
+func unheard(err error) bool { return errors.Is(err, errLost) || errors.Is(err, errNotExecuted) }
 
 // appear shows this process to the others, and says what the last one left. Until it has, nothing is claimed.
 func (r *Redis) appear(ctx context.Context) error {

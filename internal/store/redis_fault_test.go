@@ -378,3 +378,30 @@ func TestFlushUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d calls, %d callers were refused", len(f.executed), f.away)
 }
+
+// TestAServerThatFallsSilentAtTheStart: whichever answer of the start is lost, the store opens and claims soon after.
+func TestAServerThatFallsSilentAtTheStart(t *testing.T) {
+	server := redistest.Start(t)
+	for n := 1; ; n++ {
+		relay := redistest.NewRelay(t, server.Addr)
+		relay.Lose(n)
+		r := joinRedis(t, RedisOptions{Options: Options{Config: EmbeddedConfig{Durability: "process"}}, Redis: RedisConfig{Addrs: []string{relay.Addr}, Prefix: namespace()}})
+		asked := relay.Lost() > 0
+		came := make(chan struct{}, 1)
+		r.Await(func() { came <- struct{}{} })
+		if !r.appeared.Load() {
+			<-came
+		}
+		redistest.Eventually(t, "it claims", func() error {
+			b, err := r.Begin(t.Context(), &dedup.Claim{Keys: []dedup.Identity{{Key: dedup.Key{byte(n)}}}, Nonce: uint64(n), Timeout: time.Second})
+			if err == nil && b.Status != dedup.Mine {
+				t.Fatalf("%+v", b)
+			}
+			return err
+		})
+		if !asked {
+			break
+		}
+		t.Logf("the answer to script %d was lost", n)
+	}
+}

@@ -27,6 +27,7 @@ type shared struct {
 	offset   atomic.Int64             // of the server's clock against this machine's, ns
 	heard    atomic.Int64             // when the switch was last read, ns of this process's monotonic clock; 0: never
 	secret   atomic.Pointer[[32]byte] // that of the namespace once agreed, this sidecar's own before; never nil
+	joined   bool                     // openShared has read all of it; else Await does; set before begin
 	agreed   bool                     // by openShared or, later, by whoever reads
 	kept     *keptView
 	keeping  sync.Mutex // one writer of kept at a time; taken before mu
@@ -129,10 +130,12 @@ func openShared(ctx context.Context, c *redisClient, opt sharedOptions) (*shared
 	if s.secret.Store(&own); err == nil {
 		err = s.recall()
 	}
-	if err == nil && c.meeting() != nil {
-		err = s.recallEntries()
-	} else if err == nil {
+	if err == nil && c.meeting() == nil {
 		err = s.meet(ctx)
+		s.joined = err == nil
+	}
+	if err == nil && !s.joined || unheard(err) {
+		err = s.recallEntries()
 	}
 	if err != nil {
 		return nil, err
