@@ -14,8 +14,7 @@ func newRoot(a *app) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.Version = buildVersion()
-	root.SetVersionTemplate(versionLine())
+	root.Version = buildVersion() // its line is cobra's own: a template for it would make the binary 10 MB larger
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return exit{2, fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
