@@ -6,6 +6,7 @@
 # make soak   the long tests (an hour)
 # make cluster   the webhook against a real kube-apiserver and etcd (builds the first from its module, ten minutes once; as root)
 
+# Packages are tested one at a time (-p 1): some hold real servers to a quarter of a second.
 GO       ?= go
 RACE     ?=
 FUZZTIME ?= 50000x
@@ -25,11 +26,12 @@ build:
 test: tools unit e2e
 
 unit:
-	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 15m ./...
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) build $(RACE) ./...
+	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -p 1 -timeout 15m ./...
 	OO_TEST_STORE=redis $(GO) test ./internal/api
 
 e2e: build
-	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -v -count=1 -timeout 20m ./...
+	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" $(GO) test -v -count=1 -p 1 -timeout 20m ./...
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
