@@ -17,7 +17,7 @@ type committer struct {
 	last   uint64 // sequence number of the newest entry in a frame
 	time   int64  // of the newest frame
 	shown  Head   // what the newest frame acknowledges
-	number uint32 // the highest segment number that was ever tried
+	number uint32 // the highest segment number that was ever tried; written with Journal.mu
 	open   bool   // the newest frame has entries and nothing acknowledges it yet
 	sums   chaining
 }
@@ -216,12 +216,12 @@ func (j *Journal) begin(b *batch, sl seal) error {
 
 // next gives a segment that is durable but for facts. A number is used once, even by a segment that fails.
 func (j *Journal) next() (*segment, error) {
-	j.number++
-	name := filepath.Join(j.opt.Dir, segmentName(j.number))
 	j.mu.Lock()
+	j.number++ // with the spare, so that the keeper makes none of this number while this one is renamed
 	s := j.spare
 	j.spare = nil
 	j.mu.Unlock()
+	name := filepath.Join(j.opt.Dir, segmentName(j.number))
 	if s != nil && s.number == j.number {
 		if err := j.fs.Rename(s.path, name); err != nil {
 			s.close()

@@ -54,18 +54,18 @@ func (j *Journal) allocate() {
 // ready makes the segment that comes next. On a disk that has no room for it there is none.
 func (j *Journal) ready() {
 	j.mu.Lock()
-	number, have := j.segments[len(j.segments)-1].number+1, j.spare != nil
+	number, have := j.number+1, j.spare != nil
 	j.mu.Unlock()
 	if have {
 		return
 	}
-	s, err := createSegment(j.fs, filepath.Join(j.opt.Dir, spareName), number, j.id.ID, j.opt.Segment)
+	s, err := createSegment(j.fs, filepath.Join(j.opt.Dir, spareName(number)), number, j.id.ID, j.opt.Segment)
 	if err != nil {
 		return
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.segments[len(j.segments)-1].number+1 != number { // the committer could not wait for it
+	if j.number+1 != number { // the committer could not wait for it
 		s.close()
 		_ = j.fs.Remove(s.path)
 		return
@@ -87,7 +87,7 @@ func (j *Journal) fill() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.filling = 0
-	if err != nil || j.segments[len(j.segments)-1].number+1 != s.number { // or the committer could not wait for it
+	if err != nil || j.number+1 != s.number { // or the committer could not wait for it
 		s.close()
 		_ = j.fs.Remove(s.path)
 		return

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -56,5 +57,51 @@ func awaitSpare(t *testing.T, j *Journal) {
 		if time.Now().After(end) {
 			t.Fatal("the spare was not written over")
 		}
+	}
+}
+
+// racingFS runs the keeper's part while the committer renames a spare.
+type racingFS struct {
+	FS
+	keeper func()
+}
+
+func (r *racingFS) Rename(from, to string) error {
+	if r.keeper != nil && segmentNumber(filepath.Base(to)) != 0 {
+		r.keeper()
+	}
+	return r.FS.Rename(from, to)
+}
+
+// The keeper never touches the file that the committer is about to name: its facts would stand in a file that has gone.
+func TestKeeperLeavesTheSpareThatIsBeingRenamed(t *testing.T) {
+	fs := &racingFS{FS: osFS{}}
+	opt := Options{Dir: t.TempDir(), Segment: 1 << 20, FS: fs}
+	j, _ := open(t, opt)
+	fact := bytes.Repeat([]byte("x"), 100<<10)
+	add(t, j, Entry{Kind: 32, Fact: fact})
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		j.mu.Lock()
+		ready := j.spare != nil
+		j.mu.Unlock()
+		if ready {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("there is no spare")
+		}
+	}
+	raced := 0
+	fs.keeper = func() { raced++; j.ready() }
+	const total = 40 // some segments of ten
+	for range total - 1 {
+		add(t, j, Entry{Kind: 32, Fact: fact})
+	}
+	shut(t, j)
+	fs.keeper = nil
+	j, got := open(t, opt)
+	defer shut(t, j)
+	if raced == 0 || len(got) != total {
+		t.Errorf("%d of %d entries are there after %d races", len(got), total, raced)
 	}
 }

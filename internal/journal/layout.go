@@ -65,7 +65,7 @@ func readLayout(fs FS, dir string, write bool) (l *layout, err error) {
 // leftover reports whether a file is one that this package was about to rename.
 func leftover(name string) bool {
 	base, isNew := strings.CutSuffix(name, ".new")
-	return name == spareName || isNew && (base == identityName || segmentNumber(base) != 0)
+	return strings.HasSuffix(name, spareSuffix) || isNew && (base == identityName || segmentNumber(base) != 0)
 }
 
 // examine opens a segment and reads its first frame. A segment without one is not an error yet: power may have failed

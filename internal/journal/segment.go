@@ -22,12 +22,14 @@ const preambleSize = 64
 
 const (
 	segmentSuffix = ".oolog"
-	spareName     = "next.spare" // a segment made ready in the background; it has no facts
+	spareSuffix   = ".spare" // of a segment made ready in the background; it has no facts
 )
 
 var preambleMagic = []byte("oolog\x00\x01\n")
 
 func segmentName(number uint32) string { return fmt.Sprintf("%08d%s", number, segmentSuffix) }
+
+func spareName(number uint32) string { return fmt.Sprintf("%08d%s", number, spareSuffix) }
 
 // segmentNumber is the inverse of segmentName; 0 when name is not one.
 func segmentNumber(name string) uint32 {
