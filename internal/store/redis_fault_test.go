@@ -13,6 +13,7 @@ import (
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/journal"
 	"github.com/oo-sidecar/oo-sidecar/internal/store/redistest"
 	"github.com/oo-sidecar/oo-sidecar/internal/store/storetest"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
@@ -153,6 +154,50 @@ func TestPossibleDoubleExecution(t *testing.T) {
 	if changes != 1 {
 		t.Fatalf("%d changes in the audit tell of it", changes)
 	}
+}
+
+// TestWhoEndsACallHearsFirst has an assertion find another holder while the call's own end is on its way.
+func TestWhoEndsACallHearsFirst(t *testing.T) {
+	s := redistest.Start(t)
+	a := sidecars(t, 1, RedisConfig{Addrs: []string{s.Addr}})[0]
+	told := 0
+	a.OnDoubleExecution(func() { told++ })
+	c, mine := won(t, a, "x")
+	own, e := a.own.find(mine.Fence, c.Nonce), storetest.Ending(c, mine, dedup.Done)
+	if _, repeated, err := a.own.ends(own, e, a.now(), journal.Entry{}); repeated || err != nil {
+		t.Fatal(repeated, err)
+	}
+	a.took(own, "overtaken")
+	if overtaken := a.own.finished(own); !overtaken || told != 0 {
+		t.Errorf("its end hears %t, and the operator was told %d times", overtaken, told)
+	}
+	a.took(own, "overtaken")
+	if err := a.Finish(t.Context(), e); !errors.Is(err, dedup.ErrOvertaken) || told != 0 {
+		t.Errorf("a repeated end says %v, and the operator was told %d times", err, told)
+	}
+}
+
+// TestTheJournalTakesNoOutcome has Redis alone know how a call ended.
+func TestTheJournalTakesNoOutcome(t *testing.T) {
+	s := redistest.Start(t)
+	stores := sidecars(t, 2, RedisConfig{Addrs: []string{s.Addr}})
+	a, b := stores[0], stores[1]
+	c, mine := won(t, a, "x")
+	full := errors.New("full")
+	a.own.mu.Lock()
+	takes := a.own.append
+	a.own.append = func(...journal.Entry) (*journal.Commit, error) { return nil, full }
+	a.own.mu.Unlock()
+	if err := a.Finish(t.Context(), storetest.Ending(c, mine, dedup.Done)); !errors.Is(err, full) {
+		t.Errorf("%v", err)
+	}
+	a.own.mu.Lock()
+	a.own.append = takes
+	a.own.mu.Unlock()
+	if n := len(a.Open()); n != 0 {
+		t.Errorf("%d calls are open", n)
+	}
+	stands(t, b, "x", dedup.Replay)
 }
 
 // TestAnOutcomeWhileRedisIsAway is kept here and asserted, also by the next process.

@@ -24,17 +24,17 @@ func (r *Redis) Finish(ctx context.Context, e *dedup.End) error {
 		return r.finishOther(ctx, e)
 	}
 	commit, repeated, err := r.own.ends(c, e, r.now(), journal.Entry{Kind: audit.KindRecord, Fact: e.Record, Must: true})
-	switch {
-	case repeated && c.overtaken:
-		return dedup.ErrOvertaken
-	case repeated:
-		return nil
+	if repeated {
+		return err
 	}
 	if c.lost && !c.record.state.Held { // a copy of the claim would find the key free
 		r.background(func() { r.releaseLate(c) })
 	}
 	written := err
 	err = r.settleOwn(ctx, c, e)
+	if r.own.finished(c) {
+		err = dedup.ErrOvertaken
+	}
 	if written == nil && !e.Light {
 		if written = commit.Wait(ctx); written != nil {
 			written = fmt.Errorf("%w: %w", dedup.ErrDeferred, written)

@@ -38,6 +38,8 @@ type ownCall struct {
 
 	won, ended, overtaken, gaveUp bool
 
+	finishing bool // ended, and who ended it has not heard yet what became of it in Redis
+
 	at      time.Time     // when it ended
 	answer  *dedup.Answer // ended: what duplicates get
 	body    journal.Location
@@ -182,13 +184,17 @@ func (o *ownCalls) find(fence, nonce uint64) *ownCall {
 	return nil
 }
 
-// ends appends an own outcome with what goes with it, and remembers it. repeated says that it was known.
+// ends appends an own outcome with what goes with it, and remembers it; finished must follow. repeated says that it was
+// known; it is dedup.ErrOvertaken where that was.
 func (o *ownCalls) ends(c *ownCall, e *dedup.End, now time.Time, with journal.Entry) (commit *journal.Commit, repeated bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	next, _, err := dedup.Finish(c.record.state, e, now)
-	if err != nil || !c.record.state.Open() {
-		return nil, true, err
+	switch known := err != nil || !c.record.state.Open(); {
+	case known && c.overtaken:
+		return nil, true, dedup.ErrOvertaken
+	case known:
+		return nil, true, nil
 	}
 	ended := *c.record
 	ended.state, ended.answer, ended.refusal = next, e.Answer, e.Refusal
@@ -200,12 +206,21 @@ func (o *ownCalls) ends(c *ownCall, e *dedup.End, now time.Time, with journal.En
 	if with.Fact == nil {
 		entries = entries[:1]
 	}
-	if commit, err = o.append(entries...); err != nil {
-		return nil, false, err
+	commit, err = o.append(entries...)
+	if err == nil {
+		c.seq = commit.First
 	}
-	c.seq = commit.First
-	o.bury(c, time.Now())
-	return commit, false, nil
+	o.bury(c, time.Now()) // also where the journal takes nothing: Redis is told nevertheless
+	c.finishing = true
+	return commit, false, err
+}
+
+// finished says that whoever ended the call has heard what became of it in Redis, and whether another holds its key.
+func (o *ownCalls) finished(c *ownCall) (overtaken bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.finishing = false
+	return c.overtaken
 }
 
 // bury moves a call to those that have ended lately. Call it with mu held.

@@ -109,15 +109,16 @@ func (r *Redis) assert(ctx context.Context, c *ownCall) (string, error) {
 	return v.word, err
 }
 
-// took takes what came of an assertion. A running call whose key is another's finds that out at its end.
+// took takes what came of an assertion. A call whose key is another's tells who ends it, or the operator where that has
+// been.
 func (r *Redis) took(c *ownCall, word string) {
 	r.own.reached(c)
 	r.own.mu.Lock()
-	double := word == "overtaken" && c.ended && !c.overtaken && c.record.state.Outcome != dedup.NotSent
-	if double {
+	found := word == "overtaken" && c.ended && !c.overtaken && c.record.state.Outcome != dedup.NotSent
+	if found {
 		c.overtaken = true
 	}
-	rec := c.record
+	double, rec := found && !c.finishing, c.record
 	r.own.mu.Unlock()
 	if double {
 		r.doubleExecution(rec)
