@@ -395,9 +395,10 @@ func TestOpenedTunnelsDoNotHoldAShutdownUp(t *testing.T) {
 			t.Fatal(g.Running(), " are running")
 		}
 	}
-	if err := g.Shutdown(t.Context()); err != nil {
+	if err := g.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	g.Close(t.Context())
 	for _, c := range []net.Conn{silent, idle} {
 		if _, err := c.Read(make([]byte, 64<<10)); err == nil {
 			if _, err = c.Read(make([]byte, 1)); err == nil {

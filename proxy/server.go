@@ -148,7 +148,7 @@ type silent struct{}
 
 func (silent) Printf(string, ...any) {}
 
-// Serve answers on ln until Shutdown, or returns the listener's error. Calls run under ctx: ending it abandons them,
+// Serve answers on ln until Close, or returns the listener's error. Calls run under ctx: ending it abandons them,
 // as a crash would.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	s.mu.Lock()
@@ -158,31 +158,45 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return s.fast.Serve(&listener{ln, s})
 }
 
-// Shutdown answers new calls with 503 draining until the running ones have ended or ctx has, then closes the listener
-// and every connection. It returns ctx's error when something was still running.
-func (s *Server) Shutdown(ctx context.Context) (err error) {
+// Drain answers new calls with 503 draining until the running ones have ended, or ctx has, whose error it then returns.
+func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
-	for s.running.Load() > 0 && err == nil {
+	return s.await(ctx)
+}
+
+// await waits until nothing is running. It returns ctx's error when something still was at its end.
+func (s *Server) await(ctx context.Context) error {
+	for s.running.Load() > 0 {
 		select {
 		case <-s.idle:
 		case <-ctx.Done():
-			err = ctx.Err()
+			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// Close closes listener and tunnels, lets what is still running be answered until ctx ends, and closes every connection.
+// Calls that outlived Drain are to be abandoned before: they have an answer then.
+func (s *Server) Close(ctx context.Context) {
+	s.draining.Store(true)
 	s.mu.Lock()
-	listeners, conns := s.listeners, make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
+	listeners := s.listeners
 	s.mu.Unlock()
 	for _, ln := range listeners {
 		_ = ln.Close()
 	}
 	s.CloseTunnels("*")
+	_ = s.await(ctx)
+	s.mu.Lock()
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
 	for _, c := range conns {
 		_ = c.end()
 	}
-	return err
 }
 
 // Running is the number of requests and tunnels that are being served.

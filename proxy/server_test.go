@@ -27,6 +27,7 @@ var statuses = map[string]int{
 	"bad_request": 400, "tool_not_registered": 403, "browser_request_denied": 403, "destination_denied": 403, "agent_disabled": 403,
 	"not_found": 404, "method_not_allowed": 405, "proxy_auth_required": 407, "request_too_large": 413, "expectation_failed": 417,
 	"headers_too_large": 431, "internal": 500, "not_supported": 501, "upstream_unreachable": 502, "draining": 503, "overloaded": 503,
+	"upstream_outcome_unknown": 504,
 }
 
 // rig is a listener with a stand-in for the governor behind it, which remembers what reaches it.
@@ -84,7 +85,7 @@ func newRig(t *testing.T, change ...func(*rig, *Config)) *rig {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond) // what a test leaves open is closed
 		defer cancel()
-		_ = g.Shutdown(ctx)
+		g.Close(ctx)
 	})
 	return g
 }
@@ -498,7 +499,7 @@ func TestAPanicIsAnInternalErrorAndTheNextCallIsServed(t *testing.T) {
 	}
 }
 
-func TestShutdownDrains(t *testing.T) {
+func TestDrain(t *testing.T) {
 	g := newRig(t)
 	started, release := make(chan struct{}), make(chan struct{})
 	fine := g.answer
@@ -512,7 +513,10 @@ func TestShutdownDrains(t *testing.T) {
 	<-started
 	idle := g.connect() // an idle connection must not keep the shutdown
 	ended := make(chan error)
-	go func() { ended <- g.Shutdown(context.Background()) }()
+	go func() {
+		defer g.Close(context.Background())
+		ended <- g.Drain(context.Background())
+	}()
 	for !g.draining.Load() {
 		time.Sleep(time.Millisecond)
 	}
@@ -534,7 +538,7 @@ func TestShutdownDrains(t *testing.T) {
 	}
 }
 
-func TestShutdownGivesUp(t *testing.T) {
+func TestDrainGivesUp(t *testing.T) {
 	g := newRig(t)
 	started := make(chan struct{})
 	g.answer = func(*govern.Request) *govern.Reply { close(started); select {} }
@@ -543,10 +547,48 @@ func TestShutdownGivesUp(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := g.Shutdown(ctx); err != context.Canceled {
+	if err := g.Drain(ctx); err != context.Canceled {
 		t.Fatal(err)
 	}
+	g.Close(ctx)
 	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Fatal(err)
 	}
+}
+
+// TestAbandonedCallsAreAnswered: what outlived the drain ends with ctx, and its client is told before its connection is
+// closed.
+func TestAbandonedCallsAreAnswered(t *testing.T) {
+	g := newRig(t)
+	started, abandoned := make(chan struct{}), make(chan struct{})
+	g.answer = func(r *govern.Request) *govern.Reply {
+		close(started)
+		<-abandoned
+		return g.Refuse(r, "upstream_outcome_unknown", "")
+	}
+	out := make(chan string)
+	go func() { out <- g.raw(call) }()
+	<-started
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := g.Drain(over); err != context.Canceled {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		g.Close(context.Background())
+	}()
+	for {
+		c, err := net.Dial("tcp", g.addr) // the listener is closed before anything is waited for
+		if err != nil {
+			break
+		}
+		_ = c.Close()
+	}
+	close(abandoned)
+	if out := <-out; statusOf(out) != 504 || !strings.Contains(out, "upstream_outcome_unknown") || !strings.Contains(out, "Connection: close") {
+		t.Errorf("%q", out)
+	}
+	<-closed
 }

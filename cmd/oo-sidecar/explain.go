@@ -193,7 +193,7 @@ func throughGate(ctx context.Context, cfg *config.Config, snapshot *govern.Snaps
 		return nil, nil, err
 	}
 	go server.Serve(ctx, ln)
-	defer server.Shutdown(ctx)
+	defer server.Close(ctx)
 	if err := exchange(ln.Addr().String(), rawRequest(q, ln.Addr().String(), body)); err != nil {
 		return nil, nil, err
 	}

@@ -309,8 +309,8 @@ func (s *sidecar) start() <-chan error {
 	return failed
 }
 
-// shutdown takes no new claims, lets running calls finish within proxy.drain, records what is left as unknown and
-// closes the journal.
+// shutdown takes no new claims, lets running calls finish within proxy.drain, records what is left as unknown, tells its
+// clients, and closes the journal.
 func (s *sidecar) shutdown() error {
 	s.draining.Store(true)
 	s.governor.Draining.Store(true)
@@ -318,23 +318,27 @@ func (s *sidecar) shutdown() error {
 	s.log.Info("draining", "running", s.governor.Running(), "drain", drain.String())
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
-	if err := s.proxy.Shutdown(ctx); err != nil {
+	if err := s.proxy.Drain(ctx); err != nil {
 		s.log.Warn("calls were still running when the drain was over; their outcome is unknown unless their answer comes now", "running", s.governor.Running())
 	}
 	s.api.Drain(ctx)
 	s.abandon()
-	s.settle()
 	end, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
+	s.settle(end)
 	for _, server := range s.servers {
 		_ = server.Shutdown(end)
 	}
 	return s.close(end)
 }
 
-// settle waits until the abandoned calls have recorded their ends, two seconds at most.
-func (s *sidecar) settle() {
-	for end := time.Now().Add(2 * time.Second); s.governor.Running() > 0 && time.Now().Before(end); {
+// settle waits until the abandoned calls have recorded their ends and their clients have been answered, two seconds at
+// most.
+func (s *sidecar) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	s.proxy.Close(ctx)
+	for s.governor.Running() > 0 && ctx.Err() == nil {
 		time.Sleep(5 * time.Millisecond)
 	}
 }

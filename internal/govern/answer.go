@@ -32,8 +32,11 @@ func (p *passage) answer(res *result, v verdict) *Reply {
 // lost answers an attempt that brought no answer.
 func (p *passage) lost(res *result, v verdict) *Reply {
 	code, detail := lossCode(res.err), res.err.Error()
-	if errors.Is(res.err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(res.err, context.DeadlineExceeded):
 		detail = "No whole answer came within " + p.timeout().String() + "."
+	case errors.Is(res.err, context.Canceled): // the agent's hanging up does not end it
+		detail = "The sidecar was stopped before a whole answer came."
 	}
 	switch {
 	case p.sent:

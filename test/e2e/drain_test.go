@@ -47,8 +47,8 @@ func (l *burst) call(body string) lastWord {
 }
 
 // TestTerminateUnderLoad ends the sidecar by SIGTERM while many calls run, with a drain of ten seconds. No call that was
-// accepted is cut; what was refused never ran; the calls that do not end within the drain are unknown, and listed after
-// the restart.
+// accepted is cut; what was refused never ran; the calls that do not end within the drain are unknown, their clients are
+// told so, and they are listed after the restart.
 func TestTerminateUnderLoad(t *testing.T) {
 	t.Parallel()
 	rounds := 3
@@ -120,7 +120,7 @@ func (s *sidecar) settled(a *actor, body string, r lastWord) string {
 	ran := a.times(body)
 	if strings.Contains(body, "stuck") {
 		again := s.invoke("pay", body)
-		if again.code() != "outcome_unknown" || ran != 1 || r.err == nil && r.code() != "upstream_outcome_unknown" {
+		if again.code() != "outcome_unknown" || ran != 1 || r.err != nil || r.code() != "upstream_outcome_unknown" {
 			return fmt.Sprintf("WRONG: cannot end, then %d %s, ran %d", again.status, again.code(), ran)
 		}
 		return "cannot end: unknown, and listed"
