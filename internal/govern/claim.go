@@ -109,6 +109,7 @@ func (p *passage) intent() []byte {
 func (p *passage) waived() {
 	switch p.begun.Waived {
 	case "":
+		p.claimed()
 		return
 	case "store": // another sidecar may run the same call meanwhile
 		p.rec.Guarantee = "none"
@@ -117,7 +118,20 @@ func (p *passage) waived() {
 	}
 	p.rec.FailOpen = p.begun.Waived
 	p.g.Meter.FailOpen(p.begun.Waived)
-	p.g.Log(slog.LevelWarn, "a call runs under a claim of this sidecar alone: what is shared could not be asked and the tool is on_store_error: allow", "check", p.begun.Waived, "tool", p.name, "request_id", p.r.ID)
+	if p.g.waived.lacking() {
+		p.g.Log(slog.LevelWarn, "calls run under a claim of this sidecar alone, this one first: what is shared cannot be asked and their tools are on_store_error: allow", "check", p.begun.Waived, "tool", p.name, "request_id", p.r.ID)
+	}
+}
+
+// claimed ends the log's tale of calls that went without a claim, or with one of this sidecar alone.
+func (p *passage) claimed() {
+	g := p.g
+	g.unclaimed.had(func(calls int64, lasted time.Duration) {
+		g.Log(slog.LevelInfo, "claims are taken again", "calls_without_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
+	})
+	g.waived.had(func(calls int64, lasted time.Duration) {
+		g.Log(slog.LevelInfo, "what is shared is asked again", "calls_under_own_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
+	})
 }
 
 // recordBytes is room for a usual audit record.
@@ -146,7 +160,9 @@ func (p *passage) unclaimed(err error) *Reply {
 		return p.refuse("store_unavailable", "The store takes no entries, and no more audit records can wait for it in memory.")
 	}
 	p.g.Meter.FailOpen("store")
-	p.g.Log(slog.LevelWarn, "a call runs without a claim: the store takes none and the tool is on_store_error: allow", "tool", p.name, "request_id", p.r.ID, "error", err.Error())
+	if p.g.unclaimed.lacking() {
+		p.g.Log(slog.LevelWarn, "calls run without a claim, this one first: the store takes none and their tools are on_store_error: allow", "tool", p.name, "request_id", p.r.ID, "error", err.Error())
+	}
 	p.rec.FailOpen, p.rec.Guarantee, p.rec.Attempt, p.rec.SpendUSD = "store", "none", 1, p.cost.String()
 	first := dedup.Key{}
 	if p.keys.Applies {

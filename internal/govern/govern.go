@@ -42,6 +42,10 @@ type Governor struct {
 	bulkheads bulkheads
 	standIns  standIns
 	running   atomic.Int64
+
+	unknown   notices // unknown outcomes, by agent
+	unclaimed lapse   // calls without a claim
+	waived    lapse   // calls under a claim of this sidecar alone
 }
 
 // Use makes s what the next requests see.

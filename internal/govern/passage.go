@@ -120,8 +120,30 @@ func (p *passage) stamp() {
 }
 
 func (p *passage) count() {
+	if p.tool != nil && p.rec.Decision == string(Executed) && p.rec.Outcome == dedup.Unknown.String() {
+		p.tellUnknown()
+	}
 	p.g.running.Add(-1)
 	p.g.Meter.Call(&p.rec, time.Since(p.r.Arrived)-p.upstream-p.waited, p.upstream)
+}
+
+// tellUnknown says in the log that nobody knows whether this call ran, with the key by which an operator resolves it.
+func (p *passage) tellUnknown() {
+	g, agent := p.g, p.rec.AgentID
+	more := func(hidden int) {
+		g.Log(slog.LevelWarn, "further outcomes were unknown within the last minute; `oo-sidecar unknown ls` lists them", "agent", agent, "calls", hidden)
+	}
+	if !g.unknown.may(agent, more) {
+		return
+	}
+	said := []any{"tool", p.name, "agent", agent, "key", p.rec.Key, "request_id", p.r.ID}
+	if p.rec.UpstreamStatus != 0 {
+		said = append(said, "upstream_status", p.rec.UpstreamStatus)
+	}
+	if p.rec.Detail != "" {
+		said = append(said, "detail", p.rec.Detail)
+	}
+	g.Log(slog.LevelWarn, "a call's outcome is unknown: it may have run; `oo-sidecar unknown resolve KEY` settles it", said...)
 }
 
 // leave gives the place in the tool's bulkhead back.

@@ -298,7 +298,7 @@ func TestPanics(t *testing.T) {
 					w.stage.then(v.act)
 					r := w.ask(named("t", "{}"))
 					r.want(t, told)
-					if len(w.logged) != 1 || w.stage.leaked() != 0 {
+					if len(w.lines("panic")) != 1 || w.stage.leaked() != 0 {
 						t.Errorf("logged %q, %d answers left open", w.logged, w.stage.leaked())
 					}
 					again := w.ask(named("t", "{}"))
