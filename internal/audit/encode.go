@@ -115,13 +115,15 @@ func DecodeChange(fact []byte) (Change, error) {
 }
 
 // Recover completes the record of a call whose process died after its claim: it was sent or may have been, and nobody
-// knows how it ended. A record that cannot be read still leaves one that says so.
+// knows how it ended. Its reason is that of a call whose answer did not come. A record that cannot be read still leaves one
+// that says so.
 func Recover(fact []byte, fence uint64) []byte {
 	r, err := DecodeRecord(fact)
+	r.Detail = "The sidecar ended while this call ran."
 	if err != nil {
-		r = Record{Detail: "the record of this call could not be read back"}
+		r = Record{Detail: "The sidecar ended while a call ran whose record cannot be read back."}
 	}
-	r.Decision, r.Outcome, r.Recovered = "executed", "unknown", true
+	r.Decision, r.PolicyReason, r.Outcome, r.Recovered = "executed", "upstream_outcome_unknown", "unknown", true
 	if fence != 0 {
 		r.Fence = fence
 	}

@@ -174,11 +174,12 @@ func TestRecoverCompletesAnInterruptedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := intent
-	want.Decision, want.Outcome, want.Recovered, want.Fence = "executed", "unknown", true, 7
+	want.Decision, want.PolicyReason, want.Outcome, want.Recovered, want.Fence = "executed", "upstream_outcome_unknown", "unknown", true, 7
+	want.Detail = "The sidecar ended while this call ran."
 	if got != want {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
-	if got, err = DecodeRecord(Recover([]byte("{torn"), 8)); err != nil || !got.Recovered || got.Detail == "" || got.Fence != 8 {
+	if got, err = DecodeRecord(Recover([]byte("{torn"), 8)); err != nil || !got.Recovered || got.Detail == "" || got.PolicyReason != "upstream_outcome_unknown" || got.Fence != 8 {
 		t.Errorf("of a torn record: %+v, %v", got, err)
 	}
 }

@@ -109,7 +109,7 @@ func checkRecords(t testing.TB, all []record, said map[string]answer, killed int
 		a, is := said[r.Request]
 		if !is {
 			recovered++
-			if r.Tool != "hang" || r.Decision != "executed" || r.Outcome != "unknown" {
+			if r.Tool != "hang" || r.Decision != "executed" || r.Reason != "upstream_outcome_unknown" || r.Outcome != "unknown" {
 				t.Errorf("a record that no answer stands for: %+v", r)
 			}
 			continue
