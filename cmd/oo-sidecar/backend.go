@@ -163,7 +163,7 @@ func (s *sidecar) written(ctx context.Context) {
 func (s *sidecar) status() api.Status {
 	cfg := s.cfg.Load()
 	st := api.Status{
-		Version: buildVersion(), Config: cfg.Path(), Digest: configDigest(cfg), Started: s.started, Agent: cfg.Agent.ID,
+		Version: buildVersion(), Config: cfg.Path(), Digest: configDigest(cfg), Started: s.started, Process: os.Getpid(), Agent: cfg.Agent.ID,
 		Proxy: s.listeners.proxy.Addr().String(), API: s.listeners.api.Addr().String(), Health: s.listeners.health.Addr().String(),
 		Journal: cfg.Store.Embedded.Dir, Guarantee: s.guarantee(), Unknown: s.store.UnknownCount(), Running: s.governor.Running(),
 		Problems: map[string]string{},

@@ -25,6 +25,7 @@ type host struct {
 	client      *client
 	agent       string
 	user, token string    // the child's proxy user; empty: none is needed
+	process     int       // the sidecar's
 	started     bool      // by `run`, this one or another: user is this child's alone
 	held        io.Closer // the connection that the proxy user lasts as long as; nil unless started
 }
@@ -69,6 +70,9 @@ func (a *app) host(ctx context.Context, agent string) (*host, error) {
 		case errors.Is(err, errEnding):
 			deadline = time.Now().Add(startPatience)
 		case !errors.Is(err, errNobody):
+			if err == nil && own != nil && h.process != own.process.Pid {
+				own.dismiss()
+			}
 			return h, err
 		}
 		select {
@@ -107,6 +111,7 @@ func (p *plan) find(ctx context.Context, agent string) (*host, error) {
 		}
 		return nil, err
 	}
+	h.process = st.Process
 	switch st.Digest {
 	case configDigest(p.asRun):
 		h.cfg = p.asRun

@@ -17,9 +17,10 @@ const maxRunLog = 4 << 20
 
 // starting is a sidecar that this `run` has started in the background.
 type starting struct {
-	ended chan struct{} // closed when it has
-	log   string
-	from  int64 // where its part of the log begins
+	process *os.Process
+	ended   chan struct{} // closed when it has
+	log     string
+	from    int64 // where its part of the log begins
 }
 
 // startSidecar starts a sidecar that outlives this process and is no child of its terminal. Whoever joins it first
@@ -48,7 +49,7 @@ func startSidecar(p *plan) (*starting, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("the sidecar cannot be started: %w", err)
 	}
-	s := &starting{ended: make(chan struct{}), log: log.Name(), from: from}
+	s := &starting{process: cmd.Process, ended: make(chan struct{}), log: log.Name(), from: from}
 	go func() {
 		_ = cmd.Wait()
 		close(s.ended)
@@ -67,6 +68,10 @@ func openRunLog(cfg *config.Config) (*os.File, error) {
 	}
 	return os.OpenFile(path, flags, 0o600)
 }
+
+// dismiss ends it: another `run`'s sidecar was faster, and is used. One that is late would find the directory free once
+// all have ended, and wait there for nobody.
+func (s *starting) dismiss() { _ = s.process.Signal(syscall.SIGTERM) }
 
 // exited is closed when the process has ended; nil when none was started.
 func (s *starting) exited() <-chan struct{} {

@@ -104,6 +104,7 @@ type Status struct {
 	Config    string            `json:"config"`        // file; empty for the built-in configuration
 	Digest    string            `json:"config_digest"` // equal for equal configurations
 	Started   time.Time         `json:"started"`
+	Process   int               `json:"process"` // its number, as it sees itself
 	Agent     string            `json:"agent_id"`
 	Proxy     string            `json:"proxy"` // addresses of the listeners
 	API       string            `json:"api"`
