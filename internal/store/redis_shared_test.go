@@ -36,7 +36,9 @@ func joinShared(t *testing.T, cfg RedisConfig, opt sharedOptions) *sharing {
 	if opt.Dir == "" {
 		opt.Dir = t.TempDir()
 	}
-	opt.Log = slog.New(slog.DiscardHandler)
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
 	opt.Change = func(c *audit.Change) error {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -386,6 +388,32 @@ func TestTheAuditStream(t *testing.T) {
 	server.Resume()
 }
 
+// TestTheAuditStreamIsToldOf: the log says once that records do not arrive, and once that they do again, with how many did
+// not.
+func TestTheAuditStreamIsToldOf(t *testing.T) {
+	server := redistest.Start(t)
+	relay := redistest.NewRelay(t, server.Addr)
+	var log lines
+	s := joinShared(t, RedisConfig{Addrs: []string{relay.Addr}, Prefix: "told:"}, sharedOptions{Owner: "me", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	s.Notify(*deaf())
+	s.Publish([]byte(`{}`))
+	until(t, "it is there", func() bool { return server.Do("XLEN", s.c.key("audit")) == int64(1) })
+	relay.Blackhole()
+	for n := range int64(3) {
+		s.Publish([]byte(`{}`))
+		until(t, "it is dropped", func() bool { return s.stream.dropped.Load() == n+1 })
+	}
+	relay.Open()
+	until(t, "records arrive again, and that is said", func() bool {
+		s.Publish([]byte(`{}`))
+		time.Sleep(20 * time.Millisecond) // what a server that is back takes
+		return strings.Contains(log.String(), "get into the stream in Redis again")
+	})
+	if got := log.String(); strings.Count(got, "do not get into the stream") != 1 || strings.Count(got, "Redis again") != 1 {
+		t.Error(got)
+	}
+}
+
 // TestLocksOnReplicas: a lock or lease that too few replicas have is not taken, and the next who asks gets it.
 func TestLocksOnReplicas(t *testing.T) {
 	server := redistest.Start(t)
@@ -420,4 +448,22 @@ func TestLocksOnReplicas(t *testing.T) {
 			return took && err == nil
 		})
 	}
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
