@@ -55,6 +55,7 @@ type sidecar struct {
 	plane       plane                        // what this sidecar says as a control plane
 	draining    atomic.Bool
 	waitingAt   atomic.Int64 // when that records cannot be written was last said; Unix, ns
+	waiting     atomic.Bool  // that was said, and that they are written again was not
 	introducing sync.Mutex   // held while identity is made
 	editing     sync.Mutex   // held while entries change: one change at a time is judged against all others
 
@@ -73,7 +74,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 		return nil, err
 	}
 	s.audit = audit.NewLog(s.store.Record, s.unrecorded)
-	s.audit.Change, s.audit.Scarce = s.store.Change, s.store.Scarce
+	s.audit.Change, s.audit.Scarce, s.audit.Again = s.store.Change, s.store.Scarce, s.recorded
 	s.governor = &govern.Governor{
 		Store: s.store, Disabled: s.disabled, Record: s.audit.Append, Audited: s.audit.Healthy, Meter: meter{s}, Limits: cfg.Limits,
 		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Load().Shown(k) }, Log: s.logf,
@@ -96,7 +97,15 @@ func (s *sidecar) unrecorded(err error) {
 	s.metrics.AuditError()
 	now, told := time.Now().UnixNano(), s.waitingAt.Load()
 	if now-told > int64(10*time.Second) && s.waitingAt.CompareAndSwap(told, now) {
+		s.waiting.Store(true)
 		s.log.Error("audit records cannot be written; as many as memory allows wait for the store", "error", err.Error())
+	}
+}
+
+// recorded says that what unrecorded spoke of is over.
+func (s *sidecar) recorded(lost int64) {
+	if s.waiting.CompareAndSwap(true, false) {
+		s.log.Info("audit records are written again", "lost", lost)
 	}
 }
 

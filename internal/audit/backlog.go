@@ -129,11 +129,15 @@ func (l *Log) again() {
 	if b.closed {
 		return
 	}
+	lost := b.lost
 	if err := l.catchUp(context.Background()); err != nil {
 		b.retry = time.AfterFunc(retryEach, l.again)
 		return
 	}
 	b.retry = nil
+	if l.Again != nil {
+		l.Again(lost)
+	}
 }
 
 // catchUp writes what waits, then what was lost. Call it with backlog.mu held.

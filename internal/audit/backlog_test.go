@@ -47,6 +47,8 @@ func read(i int) *Record {
 func TestRecordsWaitForAFullStoreAndComeFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, l, failed := newMoody()
+		var again []int64
+		l.Again = func(lost int64) { again = append(again, lost) }
 		for i := range 204 {
 			l.Append(read(i))
 		}
@@ -69,8 +71,8 @@ func TestRecordsWaitForAFullStoreAndComeFirst(t *testing.T) {
 				t.Fatalf("record %d is of request %s", i, r.RequestID)
 			}
 		}
-		if *failed != 205 {
-			t.Errorf("told %d times, want 205", *failed)
+		if *failed != 205 || fmt.Sprint(again) != "[0]" {
+			t.Errorf("told %d times, want 205; %v times that they are written again", *failed, again)
 		}
 	})
 }
@@ -78,6 +80,8 @@ func TestRecordsWaitForAFullStoreAndComeFirst(t *testing.T) {
 func TestOverflowIsToldInTheTrail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, l, _ := newMoody()
+		var again []int64
+		l.Again = func(lost int64) { again = append(again, lost) }
 		for i := range backlogRecords {
 			if !l.Healthy() {
 				t.Fatalf("not healthy after %d records", i)
@@ -94,8 +98,8 @@ func TestOverflowIsToldInTheTrail(t *testing.T) {
 		m.full.Store(false)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(m.all()) != backlogRecords || len(m.changes) != 1 || !l.Healthy() {
-			t.Fatalf("%d records, changes %+v, healthy %v", len(m.all()), m.changes, l.Healthy())
+		if len(m.all()) != backlogRecords || len(m.changes) != 1 || !l.Healthy() || fmt.Sprint(again) != "[10]" {
+			t.Fatalf("%d records, changes %+v, healthy %v, written again %v", len(m.all()), m.changes, l.Healthy(), again)
 		}
 		c := m.changes[0]
 		if c.What != "audit_records_lost" || c.Who != "sidecar" || !strings.HasPrefix(c.Detail, "the records of 10 requests") {

@@ -17,6 +17,7 @@ type Write func(ctx context.Context, record []byte) error
 type Log struct {
 	Change func(*Change) error // writes what the log says of itself, also where little space is left; may be nil
 	Scarce func() bool         // the space that is left is for claims and outcomes; may be nil
+	Again  func(lost int64)    // called when what waited is written, with the number of requests whose record was lost; may be nil
 
 	write   Write
 	failed  func(error) // called for every record that could not be written at once
@@ -34,7 +35,7 @@ type Log struct {
 }
 
 // NewLog makes a log that writes through write and tells failed, which may be nil, of each record that had to wait in
-// memory or was lost. Change and Scarce are set before the first record.
+// memory or was lost. Change, Scarce and Again are set before the first record.
 func NewLog(write Write, failed func(error)) *Log {
 	if failed == nil {
 		failed = func(error) {}
