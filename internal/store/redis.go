@@ -49,8 +49,9 @@ type Redis struct {
 	unknown  atomic.Int64 // as of the last beat
 	open     atomic.Int64 // the same, running ones included
 	double   atomic.Pointer[func()]
-	doubt    chan struct{} // one token: own calls are to be asserted again
-	appeared atomic.Bool   // the server has come, and knows of this process
+	damage   atomic.Pointer[string] // the key of the namespace that cannot be read; nil or empty: none
+	doubt    chan struct{}          // one token: own calls are to be asserted again
+	appeared atomic.Bool            // the server has come, and knows of this process
 
 	waiving    sync.Mutex // one claim that only this process knows of at a time
 	waivedLast uint64     // the fence of the last one; guarded by waiving
@@ -224,6 +225,7 @@ func (r *Redis) beat(ctx context.Context) error {
 	}
 	r.unknown.Store(integer(v.at(0)))
 	r.open.Store(integer(v.at(1)))
+	r.damaged(v.text(2))
 	return nil
 }
 
@@ -301,7 +303,7 @@ func (r *Redis) Guarantee() string { return r.client.judgement().Promise }
 
 // Err says why the store takes no new claims; nil when it does.
 func (r *Redis) Err() error {
-	err := errors.Join(r.client.err(), r.present())
+	err := errors.Join(r.client.err(), r.present(), r.readable())
 	if err == nil {
 		err = r.pressed()
 	}

@@ -23,6 +23,7 @@ if s and not s.damaged then
 	if s.nonce ~= mine.nonce then -- an operator has settled it, or it goes on under a higher fence
 		return say('moved', encode(s))
 	elseif further(mine) <= further(s) or not open(s) then
+		list(s)
 		return say('stands', encode(s))
 	end
 	settle(s, mine.outcome)
@@ -57,7 +58,7 @@ if live(mine) or mine.generation ~= 0 and now < mine.expires then
 	end)
 end
 if not s and mine.outcome ~= NOTSENT then
-	charge(mine)
+	pcall(charge, mine) -- counts that cannot be read are told of by the next claim
 	if mine.outcome == FAILED then
 		refund(mine, false, mine.cost)
 	end

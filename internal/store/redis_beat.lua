@@ -1,3 +1,14 @@
--- Beat: this sidecar lives.
+-- Beat: this sidecar lives. It hears how many calls are open, and which key of the namespace cannot be read.
 redis.call('SET', base .. 'i:' .. instance, 1, 'PX', ARGV[4])
-return { 'beat', instance, int(now), int(wall), redis.call('ZCARD', base .. 'unknown'), redis.call('ZCARD', base .. 'open') }
+local sizes = {}
+for _, set in ipairs({ 'unknown', 'open' }) do
+	local n = redis.pcall('ZCARD', base .. set)
+	if type(n) == 'table' then
+		n, unread = 0, set
+	end
+	sizes[#sizes + 1] = n
+end
+if type(redis.pcall('HLEN', base .. 'switch')) == 'table' then
+	unread = 'switch'
+end
+return { 'beat', instance, int(now), int(wall), sizes[1], sizes[2], unread and base .. unread or '' }

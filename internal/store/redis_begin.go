@@ -80,7 +80,7 @@ func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
 
 // begin writes the intent and asks Redis at the same time.
 func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	if err := errors.Join(r.client.err(), r.present(), r.pressed()); err != nil { // nothing is written for what is refused at once
+	if err := errors.Join(r.client.err(), r.present(), r.readable(), r.pressed()); err != nil { // nothing is written for what is refused at once
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
 	mine, commit, err := r.own.intend(c, r.now())
@@ -182,6 +182,8 @@ func (r *Redis) standing(c *dedup.Claim, v *verdict) (dedup.Begun, error) {
 		return dedup.Begun{}, dedup.ErrDisabled
 	case "lost":
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, errForgot)
+	case "damaged":
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.met(v.text(0)))
 	case "full":
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.crowded())
 	}

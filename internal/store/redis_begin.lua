@@ -26,11 +26,34 @@ end
 local function standing(word, s, i, guard)
 	if word == 'inflight' then -- somebody will wait for it
 		redis.call('SET', base .. 'w:' .. int(s.fence), 1, 'PX', 60000)
+	elseif word == 'blocked' then -- should the set have been lost, it is listed again
+		list(s)
 	end
 	return say(word, guard and 1 or 0, i - 1, s.text or encode(s), body(s))
 end
 
+-- damage is the word on counts that cannot be read.
+local function damage(why)
+	local name = string.match(type(why) == 'table' and why.err or tostring(why), 'DAMAGED (%S+)')
+	if not name then
+		error(why)
+	end
+	return say('damaged', name)
+end
+
 local function mine(s, taken) return say('mine', s.text or encode(s), taken and 1 or 0) end
+
+-- Nothing is claimed where a key that decides on it cannot be read.
+local off = redis.pcall('HMGET', base .. 'switch', switched, '*')
+local crowd = redis.pcall('ZCARD', base .. 'unknown')
+if off.err then
+	unread = 'switch'
+elseif type(crowd) == 'table' then
+	unread = 'unknown'
+end
+if unread then
+	return say('damaged', base .. unread)
+end
 
 for i, key in ipairs(keys) do
 	local s, print = slot(key, prints[i])
@@ -43,8 +66,8 @@ for i = 1, nkeys do -- asked again: the reply was lost
 		return mine(f.s, f.s.attempt > 1)
 	end
 end
-for i, off in ipairs(redis.call('HMGET', base .. 'switch', switched, '*')) do
-	if off and off ~= '' then
+for i, thrown in ipairs(off) do
+	if thrown and thrown ~= '' then
 		return say('off', i == 1 and switched or '*')
 	end
 end
@@ -94,8 +117,8 @@ for i = 1, nkeys do
 	end
 end
 if nkeys == 0 then
-	local fence = tonumber(redis.call('GET', base .. 'n:' .. nonce) or 0)
-	local s = fence > 0 and load(fence)
+	local fence = tonumber(get('n:' .. nonce) or 0)
+	local s = fence and fence > 0 and load(fence)
 	if s and s.outcome == RUNNING then
 		return mine(s, false)
 	end
@@ -109,7 +132,7 @@ end
 
 if wall > notafter then
 	return say('late')
-elseif redis.call('GET', base .. 'life') ~= life then -- all was forgotten, and those who hold something do not know it yet
+elseif get('life') ~= life then -- all was forgotten, and those who hold something do not know it yet
 	return say('lost')
 end
 
@@ -121,7 +144,7 @@ local function hourfrees(left)
 		return HOUR
 	end
 	for m = minute - BUCKETS + 1, minute do
-		left = left - tonumber(redis.call('HGET', hours(claim), int(m)) or 0)
+		left = left - number(hours(claim), tally('HGET', hours(claim), int(m)))
 		if left < hourcap then
 			return (m + BUCKETS) * MINUTE - now
 		end
@@ -137,11 +160,12 @@ local function over()
 			return 'max_actions_per_hour_exceeded', hourfrees(calls)
 		end
 	end
-	if callcap and tonumber(redis.call('HGET', days(claim, day), 't:' .. claim.tool) or 0) >= callcap then
+	local name = days(claim, day)
+	if callcap and number(name, tally('HGET', name, 't:' .. claim.tool)) >= callcap then
 		return 'max_calls_per_tool_exceeded', midnight
 	end
 	if spendcap and claim.cost > 0 then
-		local spend = tonumber(redis.call('HGET', days(claim, day), 'spend') or 0)
+		local spend = number(name, tally('HGET', name, 'spend'))
 		if spend > spendcap or claim.cost > spendcap - spend then
 			return 'max_spend_usd_per_day_exceeded', midnight
 		end
@@ -158,11 +182,13 @@ if taken then
 	s.outcome, s.ended, s.expires, s.shadow = RUNNING, 0, 0, ''
 	s.attempt = s.attempt + 1
 else
-	if nkeys > 0 and redis.call('ZCARD', base .. 'unknown') >= maxunknown then
+	if nkeys > 0 and crowd >= maxunknown then
 		return say('full')
 	end
-	local limit, after = over()
-	if limit ~= '' and not shadow then
+	local ok, limit, after = pcall(over)
+	if not ok then
+		return damage(limit)
+	elseif limit ~= '' and not shadow then
 		return say('over', limit, int(after))
 	end
 	s = blank(0)
@@ -176,9 +202,34 @@ else
 		end
 	end
 	s.tenant, s.agent, s.tool, s.cost, s.minute, s.day = claim.tenant, claim.agent, claim.tool, claim.cost, minute, day
-	charge(s, hourcap)
+	local charged, why = pcall(charge, s, hourcap)
+	if not charged then
+		return damage(why)
+	end
 end
 s.nonce, s.sent, s.timeout, s.holder = nonce, now, timeout, instance
+
+-- The keys: those of the call that is taken over, and those of this claim.
+local bound, named, pairs_, names = {}, {}, {}, {}
+local function bind(key, print, own)
+	if not named[key] then
+		named[key] = true
+		pairs_[#pairs_ + 1] = key .. ':' .. print
+		if own then
+			names[#names + 1] = { base .. 'k:' .. key, print }
+		end
+	end
+end
+if taken then
+	eachkey(taken, function(key)
+		bound[key] = pointer(key) == taken.fence
+	end)
+	eachkey(taken, function(key, print) bind(key, print, bound[key]) end)
+end
+for i = 1, nkeys do
+	bind(keys[i], prints[i], true)
+end
+s.keys = table.concat(pairs_, ',')
 
 local fence = math.max(now, last + 1)
 for i = 1, nkeys do
@@ -186,31 +237,18 @@ for i = 1, nkeys do
 		fence = math.max(fence, found[i].s.fence + 1)
 	end
 end
+local generation = s.generation
+repeat -- a fence is taken only where the clock went back and the last one is forgotten
+	s.fence, s.generation = fence, generation == 0 and fence or generation
+	fence = fence + 1
+until write(s, true)
+fence = s.fence
 bump(fence)
-s.fence = fence
-if s.generation == 0 then
-	s.generation = fence
+for _, k in ipairs(names) do
+	redis.call('SET', k[1], int(fence) .. ' ' .. k[2])
 end
-
--- The keys: those of the call that is taken over, and those of this claim.
-local bound = {}
+list(s)
 if taken then
-	eachkey(taken, function(key)
-		bound[key] = pointer(key) == taken.fence
-	end)
-end
-local pairs_, named = {}, {}
-local function bind(key, print, own)
-	if not named[key] then
-		named[key] = true
-		pairs_[#pairs_ + 1] = key .. ':' .. print
-		if own then
-			redis.call('SET', base .. 'k:' .. key, int(fence) .. ' ' .. print)
-		end
-	end
-end
-if taken then
-	eachkey(taken, function(key, print) bind(key, print, bound[key]) end)
 	local old = blank(taken.fence) -- whoever held it is overtaken, and who waited for it waits for this one
 	old.outcome, old.nonce, old.moved, old.ended, old.expires = UNKNOWN, '0', int(fence), now, now + 7 * DAY
 	old.keys = taken.keys
@@ -220,12 +258,6 @@ if taken then
 		redis.call('SET', base .. 'w:' .. int(fence), 1, 'PX', 60000)
 	end
 end
-for i = 1, nkeys do
-	bind(keys[i], prints[i], true)
-end
-s.keys = table.concat(pairs_, ',')
-write(s)
-list(s)
 if nkeys == 0 then
 	redis.call('SET', base .. 'n:' .. nonce, int(fence), 'PX', 60000)
 end

@@ -76,7 +76,10 @@ else
 end
 local next = string.format('%.0f', revision) .. ' ' .. ARGV[4] .. ' ' .. ARGV[5]
 redis.call('HSET', KEYS[1], ARGV[1], next)
-redis.call('SET', KEYS[2], string.format('%.0f', math.max(now, tonumber(redis.call('GET', KEYS[2]) or '0') + 1)))
+local all = redis.pcall('GET', KEYS[2])
+all = type(all) == 'string' and tonumber(all) or 0
+if not (all > 0 and all < 2^53) then all = 0 end -- no revision of ours: another one than what stands is all that it takes
+redis.call('SET', KEYS[2], string.format('%.0f', math.max(now, all + 1)))
 redis.call('PUBLISH', ARGV[6], 'entries')
 return {1, next}`)
 

@@ -51,8 +51,8 @@ if stands ~= ARGV[2] then
   if stands ~= ARGV[1] or tonumber(micros) > tonumber(ARGV[4]) then return {0, micros, stands} end
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
-if ARGV[5] == 'add' then redis.call('HSET', KEYS[2], ARGV[6], ARGV[7])
-elseif ARGV[5] == 'drop' then redis.call('HDEL', KEYS[2], ARGV[6]) end
+if ARGV[5] == 'add' then redis.pcall('HSET', KEYS[2], ARGV[6], ARGV[7])
+elseif ARGV[5] == 'drop' then redis.pcall('HDEL', KEYS[2], ARGV[6]) end
 return {1, micros, ARGV[2]}`
 
 // An end is written also where the server's memory is full.

@@ -15,4 +15,4 @@ if s.outcome == RUNNING and s.held == 1 then
 	redis.call('SET', base .. 'w:' .. int(s.fence), 1, 'PX', 60000)
 	return say('running', s.text or encode(s))
 end
-return say('ended', s.text or encode(s), s.outcome ~= UNKNOWN and redis.call('GET', base .. 'b:' .. int(s.fence)))
+return say('ended', s.text or encode(s), s.outcome ~= UNKNOWN and get('b:' .. int(s.fence)) or false)

@@ -13,8 +13,8 @@ local function settled(s)
 	return say('again', encode(s))
 end
 
-local fence = tonumber(redis.call('GET', base .. 'n:' .. nonce) or 0)
-if fence > 0 and load(fence) then
+local fence = tonumber(get('n:' .. nonce) or 0)
+if fence and fence > 0 and load(fence) then
 	return settled(load(fence))
 end
 local other = false

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,18 +90,28 @@ type sharedOptions struct {
 const maxRevision = 1 << 53
 
 // Everything that one poll reads. Entries are read only when something changed. The answer: time, secret, switches that
-// are off, those that were let go, revision of the entries, the name of its life, and the entries or nothing.
+// are off, those that were let go, revision of the entries, the name of its life, the keys of all that cannot be read, and
+// the entries or nothing.
 var pollScript = newScript("poll", `#!lua flags=no-writes
-local time = redis.call('TIME')
-local revision = redis.call('GET', KEYS[4]) or ''
-local reply = {time[1] .. string.format('%06d', time[2]), redis.call('GET', KEYS[5]) or '', redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), revision, redis.call('GET', KEYS[6]) or ''}
-if revision ~= ARGV[1] or revision == '' then reply[7] = redis.call('HGETALL', KEYS[3]) end
+local time, unread = redis.call('TIME'), {}
+local function read(command, key, default)
+  local v = redis.pcall(command, key)
+  if type(v) == 'table' and v.err then unread[#unread + 1] = key; return default end
+  return v or default
+end
+local function plain(key) local v = redis.pcall('GET', key); return type(v) == 'string' and v or '' end
+local revision = plain(KEYS[4])
+local reply = {time[1] .. string.format('%06d', time[2]), read('GET', KEYS[5], ''), read('HGETALL', KEYS[1], {}), read('HGETALL', KEYS[2], {}), revision, plain(KEYS[6]), unread}
+if revision ~= ARGV[1] or revision == '' then reply[8] = read('HGETALL', KEYS[3], {}) end
 return reply`)
 
-// Naming a life. The first name that is offered holds, and the others are told to look.
+// Naming a life. The first name that is offered holds, and the others are told to look. What is no name gives way.
 var lifeScript = newScript("life", `#!lua flags=allow-oom
-if redis.call('SET', KEYS[1], ARGV[1], 'NX') then redis.pcall('PUBLISH', ARGV[2], 'life') end
-return redis.call('GET', KEYS[1])`)
+local stands = redis.pcall('GET', KEYS[1])
+if type(stands) == 'string' and stands ~= '' then return stands end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.pcall('PUBLISH', ARGV[2], 'life')
+return ARGV[1]`)
 
 // The first secret that is offered holds.
 var secretScript = newScript("secret", `#!lua flags=allow-oom
@@ -234,7 +247,7 @@ func (s *shared) read(ctx context.Context) error {
 		return err
 	}
 	parts, ok := reply.([]any)
-	if !ok || len(parts) < 6 {
+	if !ok || len(parts) < 7 {
 		return fmt.Errorf("the poll script answered %T", reply)
 	}
 	micros, err := strconv.ParseInt(text(parts[0]), 10, 64)
@@ -242,18 +255,35 @@ func (s *shared) read(ctx context.Context) error {
 		return fmt.Errorf("the server's time: %w", err)
 	}
 	s.offset.Store(micros*1000 - asked.Add(time.Since(asked)/2).UnixNano())
-	s.takeSwitches(pairs(parts[2]), pairs(parts[3]))
-	if len(parts) > 6 {
-		s.takeEntries(text(parts[4]), pairs(parts[6]))
+	unread := s.unread(parts[6])
+	if len(parts) > 7 && unread["entries"] == nil {
+		s.takeEntries(text(parts[4]), pairs(parts[7]))
 	}
 	if err := s.takeLife(ctx, text(parts[5])); err != nil {
 		return err
 	}
-	s.heard.Store(int64(asked.Sub(processStart)) + 1)
+	if unread["switch"] == nil && unread["switch-on"] == nil {
+		s.takeSwitches(pairs(parts[2]), pairs(parts[3]))
+		s.heard.Store(int64(asked.Sub(processStart)) + 1)
+	}
+	if len(unread) > 0 { // nothing is given back to what holds something else
+		return errors.Join(slices.Collect(maps.Values(unread))...)
+	}
 	s.events.Load().Read()
 	s.keep()
 	s.giveBack(ctx, text(parts[1]) == "" || !s.agreed)
 	return nil
+}
+
+// unread is what is wrong with the keys that the server names, each by its last word.
+func (s *shared) unread(names any) map[string]error {
+	list, _ := names.([]any)
+	wrong := map[string]error{}
+	for _, name := range list {
+		word, _ := strings.CutPrefix(text(name), s.c.key(""))
+		wrong[word] = damagedKey(text(name))
+	}
+	return wrong
 }
 
 // readAfter reads, unless the name of the server's life is another one already.

@@ -19,11 +19,49 @@ local FIELDS = {
 
 local function int(n) return n == 0 and '0' or string.format('%.0f', n) end
 
--- Time never goes back: the last fence is the time of the last claim, or later.
 local clock = redis.call('TIME')
 local wall = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local last = tonumber(redis.call('GET', base .. 'fence') or 0)
+
+-- get is the text under a name; false where there is none, and nil where something else stands that somebody put there.
+local function get(name)
+	local v = redis.pcall('GET', base .. name)
+	if type(v) == 'table' then
+		return nil
+	end
+	return v
+end
+
+-- A fence is about the time of its claim. One that is a day ahead of the clock is no claim's, or the clock is wrong.
+local function whole(n) return n and n % 1 == 0 and n >= 0 and n < MOST end
+local function plausible(n) return whole(n) and n <= wall + ahead + DAY end
+
+-- Time never goes back: the last fence is the time of the last claim, or later. unread names a key of the namespace that
+-- cannot be read: nothing is claimed then, and what ends a call goes on.
+local last, unread = get('fence'), nil
+if last == false then
+	last = 0
+elseif not (last and plausible(tonumber(last))) then
+	last, unread = 0, 'fence'
+else
+	last = tonumber(last)
+end
 local now = math.max(wall + ahead, last)
+
+-- The counts of limits. One that cannot be read ends what wants to count: it is no zero.
+local function tally(command, name, ...)
+	local v = redis.pcall(command, name, ...)
+	if type(v) == 'table' and v.err then
+		error({ err = 'DAMAGED ' .. name })
+	end
+	return v
+end
+local function number(name, v)
+	v = tonumber(v or 0)
+	if not v or v ~= v or math.abs(v) > 2 * MOST then
+		error({ err = 'DAMAGED ' .. name })
+	end
+	return v
+end
 
 local function encode(s)
 	local lines = {}
@@ -73,9 +111,9 @@ local loaded = {}
 local function load(fence)
 	local name = int(fence)
 	if loaded[name] == nil then
-		local raw, s = redis.call('GET', base .. 'r:' .. name), false
-		if raw then
-			local sum, text = string.match(raw, '^oo1 (%x+)\n(.*)$')
+		local raw, s = get('r:' .. name), false
+		if raw ~= false then
+			local sum, text = string.match(raw or '', '^oo1 (%x+)\n(.*)$')
 			s = sum and sum == checksum(text) and decode(text) or nil
 			if not s or s.fence ~= fence then
 				s = damaged(fence)
@@ -98,29 +136,34 @@ local function eachkey(s, visit)
 end
 
 local function pointer(key)
-	local raw = redis.call('GET', base .. 'k:' .. key)
-	if not raw then
+	local raw = get('k:' .. key)
+	if raw == false then
 		return nil
 	end
-	local fence, print = string.match(raw, '^(%d+) (%S*)$')
-	return tonumber(fence or 0), print
+	local fence, print = string.match(raw or '', '^(%d+) (%S*)$')
+	fence = tonumber(fence)
+	if not whole(fence) then
+		return 0, nil
+	end
+	return fence, print
 end
 
 local function account(s) return s.tenant .. ':' .. s.agent end
 local function hours(s) return base .. 'h:' .. account(s) end
 local function days(s, day) return base .. 'd:' .. int(day) .. ':' .. account(s) end
 
+-- refund gives back what counts as it is read; what does not, never stands in the way of an outcome.
 local function refund(s, call, spend)
 	local minute = int(s.minute)
-	if call and redis.call('HEXISTS', hours(s), minute) == 1 then
-		redis.call('HINCRBY', hours(s), minute, -1)
-		redis.call('HINCRBY', hours(s), 'sum', -1)
+	if call and redis.pcall('HEXISTS', hours(s), minute) == 1 then
+		redis.pcall('HINCRBY', hours(s), minute, -1)
+		redis.pcall('HINCRBY', hours(s), 'sum', -1)
 	end
 	local day = days(s, s.day)
 	if redis.call('EXISTS', day) == 1 then
-		redis.call('HINCRBY', day, 'spend', int(0 - spend))
+		redis.pcall('HINCRBY', day, 'spend', int(0 - spend))
 		if call then
-			redis.call('HINCRBY', day, 't:' .. s.tool, -1)
+			redis.pcall('HINCRBY', day, 't:' .. s.tool, -1)
 		end
 	end
 end
@@ -167,32 +210,38 @@ local function lives(s)
 	return math.ceil(math.max(s.expires - now, 0) / 1000) + GRACE
 end
 
-local function write(s)
+-- write writes a call; a new one only where its fence is not taken, and says whether it could.
+local function write(s, new)
 	local text, ms = encode(s), lives(s)
-	local raw = 'oo1 ' .. checksum(text) .. '\n' .. text
-	if ms then
-		redis.call('SET', base .. 'r:' .. int(s.fence), raw, 'PX', int(ms))
-	else
-		redis.call('SET', base .. 'r:' .. int(s.fence), raw)
+	local raw, name = 'oo1 ' .. checksum(text) .. '\n' .. text, base .. 'r:' .. int(s.fence)
+	if not new then
+		if ms then
+			redis.call('SET', name, raw, 'PX', int(ms))
+		else
+			redis.call('SET', name, raw)
+		end
+	elseif ms and not redis.call('SET', name, raw, 'PX', int(ms), 'NX') or not ms and not redis.call('SET', name, raw, 'NX') then
+		return false
 	end
 	s.text = text
 	loaded[int(s.fence)] = s
-	return ms
+	return true, ms
 end
 
+-- list keeps the sets of open calls. A set that something else stands in the place of says so with the next beat.
 local function list(s)
 	local fence = int(s.fence)
 	if not open(s) or s.keys == '' then
-		redis.call('ZREM', base .. 'open', fence)
+		redis.pcall('ZREM', base .. 'open', fence)
 		if s.was ~= RUNNING then
-			redis.call('ZREM', base .. 'unknown', fence)
+			redis.pcall('ZREM', base .. 'unknown', fence)
 		end
 		return
 	end
-	redis.call('ZADD', base .. 'open', int(s.claimed), fence)
+	redis.pcall('ZADD', base .. 'open', int(s.claimed), fence)
 	if s.outcome == UNKNOWN then
 		s.was = UNKNOWN
-		redis.call('ZADD', base .. 'unknown', int(s.claimed), fence)
+		redis.pcall('ZADD', base .. 'unknown', int(s.claimed), fence)
 	end
 end
 
@@ -208,7 +257,7 @@ end
 
 -- keep writes a call that has changed its state. Keys that belong to another call by now stay that one's.
 local function keep(s)
-	local ms = write(s)
+	local _, ms = write(s)
 	list(s)
 	eachkey(s, function(key)
 		if pointer(key) ~= s.fence then
@@ -238,8 +287,9 @@ local function lapse(s)
 	end
 end
 
+-- bump remembers a fence. That of a key which is far ahead is its own.
 local function bump(fence)
-	if fence > last then
+	if fence > last and not unread and plausible(fence) then
 		last = fence
 		redis.call('SET', base .. 'fence', int(fence))
 	end
@@ -261,7 +311,7 @@ local function slot(key, expected)
 	local fence, print = pointer(key)
 	if not fence then
 		return nil
-	elseif not print then
+	elseif not print or not plausible(fence) and not load(fence) then
 		fence, print = math.max(now, last + 1), expected or ''
 		bump(fence)
 		redis.call('SET', base .. 'k:' .. key, int(fence) .. ' ' .. print)
@@ -276,15 +326,15 @@ end
 
 local function body(s)
 	if s.held == 1 and s.outcome ~= RUNNING and s.outcome ~= UNKNOWN then
-		return redis.call('GET', base .. 'b:' .. int(s.fence))
+		return get('b:' .. int(s.fence)) or false
 	end
 	return false
 end
 
 -- count is the running sum of the hour, after what is too old has left it.
 local function count(name, minute)
-	local h = redis.call('HMGET', name, 'sum', 'low')
-	local sum, low, first = tonumber(h[1] or 0), tonumber(h[2] or 0), minute - BUCKETS + 1
+	local h = tally('HMGET', name, 'sum', 'low')
+	local sum, low, first = number(name, h[1]), number(name, h[2]), minute - BUCKETS + 1
 	if sum == 0 and low == 0 or low >= first then
 		return sum
 	elseif low + BUCKETS <= first then
@@ -295,36 +345,44 @@ local function count(name, minute)
 	for m = low, first - 1 do
 		old[#old + 1] = int(m)
 	end
-	for _, calls in ipairs(redis.call('HMGET', name, unpack(old))) do
-		sum = sum - tonumber(calls or 0)
+	for _, calls in ipairs(tally('HMGET', name, unpack(old))) do
+		sum = sum - number(name, calls)
 	end
 	redis.call('HDEL', name, unpack(old))
 	redis.call('HSET', name, 'sum', int(sum), 'low', int(first))
 	return sum
 end
 
+local function chargehour(s, counted)
+	local name, minute = hours(s), math.floor(now / MINUTE)
+	if s.minute <= minute - BUCKETS then
+		return
+	elseif not counted then
+		count(name, minute)
+	end
+	if tally('HINCRBY', name, int(s.minute), 1) == 1 then
+		redis.call('HSETNX', name, 'low', int(minute - BUCKETS + 1))
+		redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
+	end
+	tally('HINCRBY', name, 'sum', 1)
+end
+
 -- charge counts a reservation in the minute and on the day that it names, as far as those still count. The first of a
 -- minute, and the first of a tool on a day, keep the counts alive for those that follow. counted: the hour is in order.
 local function charge(s, counted)
-	local name, minute = hours(s), math.floor(now / MINUTE)
-	if s.minute > minute - BUCKETS then
-		if not counted then
-			count(name, minute)
-		end
-		if redis.call('HINCRBY', name, int(s.minute), 1) == 1 then
-			redis.call('HSETNX', name, 'low', int(minute - BUCKETS + 1))
-			redis.call('PEXPIRE', name, int(2 * HOUR / 1000))
-		end
-		redis.call('HINCRBY', name, 'sum', 1)
-	end
 	if s.day >= math.floor(now / DAY) then
 		local day = days(s, s.day)
-		if s.cost > 0 then
-			local spend = tonumber(redis.call('HGET', day, 'spend') or 0)
-			redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
-		end
-		if redis.call('HINCRBY', day, 't:' .. s.tool, 1) == 1 then
+		local spend = s.cost > 0 and number(day, tally('HGET', day, 'spend'))
+		if tally('HINCRBY', day, 't:' .. s.tool, 1) == 1 then
 			redis.call('PEXPIRE', day, int(2 * DAY / 1000))
 		end
+		if spend then
+			redis.call('HSET', day, 'spend', int(math.min(spend + s.cost, MOST)))
+		end
+	end
+	local ok, why = pcall(chargehour, s, counted)
+	if not ok then
+		refund({ tenant = s.tenant, agent = s.agent, tool = s.tool, minute = -1, day = s.day }, true, s.cost)
+		error(why)
 	end
 end

@@ -32,7 +32,8 @@ type thrown struct {
 var disableScript = newScript("disable", `#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local let = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '0')
+local word = redis.pcall('HGET', KEYS[2], ARGV[1])
+local let = type(word) == 'string' and tonumber(word) or 0
 local off = redis.call('HGET', KEYS[1], ARGV[1])
 local was = off and tonumber(string.match(off, '^(%d+) ') or '0') or 0
 local revision = tonumber(ARGV[3])
@@ -40,7 +41,7 @@ if revision == 0 then revision = math.max(now, let + 1, was + 1)
 elseif let >= revision then return '0'
 elseif was >= revision then return string.format('%.0f', was) end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', revision) .. ' ' .. ARGV[2])
-redis.call('HDEL', KEYS[2], ARGV[1])
+redis.pcall('HDEL', KEYS[2], ARGV[1])
 redis.call('PUBLISH', ARGV[4], 'switch')
 return string.format('%.0f', revision)`)
 
@@ -56,7 +57,7 @@ redis.call('HDEL', KEYS[1], ARGV[1])
 if redis.call('HLEN', KEYS[2]) > 1000 then
   local all = redis.call('HGETALL', KEYS[2])
   for i = 1, #all, 2 do
-    if tonumber(all[i + 1]) < now - 604800000000 then redis.call('HDEL', KEYS[2], all[i]) end
+    if (tonumber(all[i + 1]) or 0) < now - 604800000000 then redis.call('HDEL', KEYS[2], all[i]) end
   end
 end
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', revision))
