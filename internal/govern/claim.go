@@ -126,12 +126,16 @@ func (p *passage) waived() {
 // claimed ends the log's tale of calls that went without a claim, or with one of this sidecar alone.
 func (p *passage) claimed() {
 	g := p.g
-	g.unclaimed.had(func(calls int64, lasted time.Duration) {
-		g.Log(slog.LevelInfo, "claims are taken again", "calls_without_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
-	})
-	g.waived.had(func(calls int64, lasted time.Duration) {
-		g.Log(slog.LevelInfo, "what is shared is asked again", "calls_under_own_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
-	})
+	if g.unclaimed.lasts() {
+		g.unclaimed.had(func(calls int64, lasted time.Duration) {
+			g.Log(slog.LevelInfo, "claims are taken again", "calls_without_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
+		})
+	}
+	if g.waived.lasts() {
+		g.waived.had(func(calls int64, lasted time.Duration) {
+			g.Log(slog.LevelInfo, "what is shared is asked again", "calls_under_own_claim", calls, "lasted", lasted.Round(time.Millisecond).String())
+		})
+	}
 }
 
 // recordBytes is room for a usual audit record.

@@ -80,14 +80,14 @@ func (l *lapse) lacking() bool {
 	return true
 }
 
-// had says that a call did not go without. over is called when the lapse has ended with that.
+// lasts says whether there is one; asked first, because it costs nothing.
+func (l *lapse) lasts() bool { return l.calls.Load() > 0 }
+
+// had says in a lapse that a call did not go without. over is called when the lapse has ended with that.
 func (l *lapse) had(over func(calls int64, lasted time.Duration)) {
-	if l.calls.Load() == 0 {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ending != nil {
+	if l.ending != nil || !l.lasts() { // it may have ended since it was asked
 		return
 	}
 	lasted := time.Since(l.began)
