@@ -138,7 +138,7 @@ func TestSecretsStayHidden(t *testing.T) {
 agent: {id: "${env:ID}", proxy_users: {a: sk_live_0123456789-a, b: "${env:TOKEN}"}}
 api: {keys: [{name: ops, role: operator, key: sk_live_0123456789-ops}]}
 store: {seal_key: sk_live_0123456789-seal, redis: {password: sk_live_0123456789-redis}, embedded: {dir: "${env:DIR}"}}
-control: {api_key: sk_live_0123456789-control}
+control: {base_url: https://control.internal, api_key: sk_live_0123456789-control}
 proxy: {via: "http://user:sk_live_0123456789@proxy:1"}
 tools:
 - {name: a, url: "https://h/a?k=${env:QUERY}", auth: {type: hmac_sha256, secrets: [sk_live_0123456789-sign]}, headers: {Authorization: Bearer sk_live_0123456789-header}}

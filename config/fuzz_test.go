@@ -105,7 +105,9 @@ func written(v reflect.Value) any {
 		m := map[string]any{}
 		for _, name := range names(v.Type()) {
 			f, _ := field(v.Type(), name)
-			m[name] = written(v.FieldByIndex(f.Index))
+			if left := v.FieldByIndex(f.Index); !left.IsZero() || v.Type().PkgPath() != reflect.TypeFor[tool.Config]().PkgPath() {
+				m[name] = written(left) // of a tool's fields a zero is what was left out, and may not be written
+			}
 		}
 		return m
 	}

@@ -285,7 +285,7 @@ func TestReference(t *testing.T) {
 	d := defaults()
 	d.Agent, d.API, d.Tools, d.Policies = c.Agent, c.API, c.Tools, c.Policies
 	d.Store.SealKey, d.Store.Redis.Password, d.Control.APIKey = c.Store.SealKey, c.Store.Redis.Password, c.Control.APIKey
-	d.Control.KeySecret, d.Control.Credentials = c.Control.KeySecret, c.Control.Credentials
+	d.Control.BaseURL, d.Control.KeySecret, d.Control.Credentials = c.Control.BaseURL, c.Control.KeySecret, c.Control.Credentials
 	d.Proxy.Resolve, d.Proxy.AllowPrivate, d.Proxy.Hosts = c.Proxy.Resolve, c.Proxy.AllowPrivate, c.Proxy.Hosts
 	d.path, d.origin = c.path, c.origin
 	if !reflect.DeepEqual(c, d) {

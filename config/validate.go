@@ -49,6 +49,12 @@ func (v *checker) odd(key, message, mend string) {
 	v.warnings = append(v.warnings, v.origin.problem(key, message, mend))
 }
 
+// said says whether the key is written somewhere, whatever its value.
+func (v *checker) said(key string) bool {
+	_, ok := v.origin.at[key]
+	return ok
+}
+
 // besides leaves out of found what an earlier problem with the same key, the section around it or something within it
 // says already: a field that could not be read, or is misspelt, is not also missing.
 func besides(earlier, found []Problem) []Problem {
@@ -72,11 +78,10 @@ func within(outer, key string) bool {
 }
 
 func (v *checker) version() {
-	_, said := v.origin.at["version"]
 	switch {
 	case v.Version != 1:
 		v.bad("version", fmt.Sprintf("%d is not known to this build", v.Version), "write version: 1")
-	case !said && v.path != "":
+	case !v.said("version") && v.path != "":
 		v.bad("version", "is missing", "write version: 1 at the top")
 	}
 }
@@ -274,8 +279,11 @@ func (v *checker) embedded() {
 
 func (v *checker) limits() {
 	v.least("limits.answer_bytes", int64(v.Limits.AnswerBytes), 0, "0B")
-	v.least("limits.waiters", int64(v.Limits.Waiters), 0, "0")
+	v.least("limits.waiters", int64(v.Limits.Waiters), 1, "1")
 	v.least("limits.header_bytes", int64(v.Limits.HeaderBytes), kib, "1KiB")
+	if v.Limits.HeaderBytes > mib {
+		v.bad("limits.header_bytes", "must be at most 1MiB: each connection may take as much", "")
+	}
 	v.least("proxy.max_request_bytes", int64(v.Proxy.MaxRequestBytes), 1, "1B")
 	v.positive("proxy.tunnel_idle", v.Proxy.TunnelIdle)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,10 +16,13 @@ var redisPrefix = regexp.MustCompile(`^[A-Za-z0-9_.:/-]{0,64}$`)
 
 // redis judges store.redis, and what the other sections may not say when it is the store.
 func (v *checker) redis() {
+	r := v.Store.Redis
 	if v.Store.Kind != "redis" {
+		if !slices.Equal(r.Addrs, defaults().Store.Redis.Addrs) {
+			v.odd("store.redis.addrs", "is not used: store.kind is "+v.Store.Kind+", and this sidecar shares nothing", "write store.kind: redis, or remove store.redis")
+		}
 		return
 	}
-	r := v.Store.Redis
 	v.redisAddresses(r.Addrs)
 	switch {
 	case r.Mode == "cluster" && r.DB != 0:
@@ -40,6 +44,9 @@ func (v *checker) redis() {
 	}
 	if !redisPrefix.MatchString(r.Prefix) {
 		v.bad("store.redis.prefix", "must be up to 64 letters, digits and any of _ . : / -", "")
+	}
+	if r.Username != "" && r.Password == "" {
+		v.odd("store.redis.password", "is empty, and username is not", "write ${env:NAME} or ${file:/path}, or remove username")
 	}
 	if r.WaitReplicas < 0 {
 		v.bad("store.redis.wait_replicas", "must be 0 or more", "")

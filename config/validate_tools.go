@@ -3,13 +3,11 @@ package config
 import (
 	"errors"
 	"fmt"
-	"maps"
+	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
-	"github.com/oo-sidecar/oo-sidecar/policy"
 )
 
 // Rules are what this configuration permits to tools, those set through the api among them: credentials over http://
@@ -66,12 +64,15 @@ func (c *Config) Registered() ([]*tool.Tool, error) {
 func (v *checker) tools() {
 	var tools []*tool.Tool
 	for i, entry := range v.Tools {
+		at := fmt.Sprintf("tools[%d]", i)
 		t, err := v.Rules().New(entry)
 		if err == nil {
 			tools = append(tools, t)
-			v.warn(fmt.Sprintf("tools[%d]", i), t)
+			v.warn(at, t)
+			v.reaches(at, t)
 		}
-		v.entry(fmt.Sprintf("tools[%d]", i), err)
+		v.entry(at, err)
+		v.selects(at, entry)
 	}
 	_, err := tool.NewRegistry(tools)
 	for _, e := range unjoin(err) {
@@ -100,46 +101,47 @@ func (v *checker) toolKey(err error) string {
 	return key
 }
 
-func (v *checker) policies() {
-	for i, entry := range v.Policies {
-		_, err := policy.New([]policy.Config{entry})
-		v.entry(fmt.Sprintf("policies[%d]", i), err)
-		v.named(fmt.Sprintf("policies[%d]", i), entry)
-	}
-	first := map[string]int{}
-	for i, entry := range v.Policies {
-		if j, twice := first[entry.AgentID]; twice {
-			v.bad(fmt.Sprintf("policies[%d].agent_id", i), fmt.Sprintf("%q has a policy already: policies[%d]", entry.AgentID, j), "make one of the two")
-			continue
+// selects judges what tool.New takes for left out: a zero that would become the default, a list that selects nothing.
+func (v *checker) selects(key string, c tool.Config) {
+	empty := func(field, without string) {
+		if v.said(key + "." + field) {
+			v.bad(key+"."+field, "is empty and selects nothing", without)
 		}
-		first[entry.AgentID] = i
+	}
+	if c.MaxInFlight == 0 && v.said(key+".max_in_flight") {
+		v.bad(key+".max_in_flight", "0 would let no call run", "write how many calls may run at once; to switch the tool off write enabled: false")
+	}
+	if c.Timeout == 0 && v.said(key+".timeout") {
+		v.bad(key+".timeout", "must be more than zero", "write how long a call may take, such as 15s")
+	}
+	if len(c.Match) == 0 {
+		empty("match", "name the calls that are meant, or remove it: then it is POST on url")
+	}
+	for i, m := range c.Match {
+		if len(m.Methods) == 0 {
+			empty(fmt.Sprintf("match[%d].methods", i), "name the methods that are meant, or remove it: then it is POST")
+		}
 	}
 }
 
-// named warns of rules about tools that are not registered: a misspelt one protects nothing. Tools may be registered
-// through the api later, and unregistered calls have names like POST:host, so it is no error.
-func (v *checker) named(key string, p policy.Config) {
-	var names []string
-	for _, t := range v.Tools {
-		names = append(names, t.Name)
+// reaches warns of a tool whose calls are all refused: no call may reach a listener of this sidecar.
+func (v *checker) reaches(key string, t *tool.Tool) {
+	host := strings.Trim(t.Target.Host(), "[]")
+	if address := v.resolved(host); address != "" {
+		host = address
+	} else if host == "localhost" {
+		host = "127.0.0.1"
 	}
-	odd := func(field, name string) {
-		if strings.HasSuffix(name, "*") || strings.Contains(name, ":") || slices.Contains(names, name) {
-			return
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return
+	}
+	_, port, _ := net.SplitHostPort(t.Target.Authority)
+	for _, l := range v.Config.listeners() {
+		at, err := parseListen(l.address)
+		if err == nil && port == fmt.Sprint(at.Port()) && (at.Addr() == ip.Unmap() || at.Addr().IsUnspecified() && ip.IsLoopback()) {
+			v.bad(key+".url", "is where "+l.key+" listens: no call may reach the sidecar itself", "write where the tool is")
 		}
-		v.odd(key+"."+field, fmt.Sprintf("no tool %q is registered", name), didYouMean(name, names))
-	}
-	for i, name := range p.AllowedTools {
-		odd(fmt.Sprintf("allowed_tools[%d]", i), name)
-	}
-	for i, name := range p.BlockedTools {
-		odd(fmt.Sprintf("blocked_tools[%d]", i), name)
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.MaxCallsPerTool)) {
-		odd("max_calls_per_tool."+name, name)
-	}
-	for i, r := range p.PricingRules {
-		odd(fmt.Sprintf("pricing_rules[%d].tool", i), r.Tool)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+const controlHead = head + "control: {base_url: https://x, api_key: 0123456789abcdef, "
 const redisHead = head + "store: {kind: redis, redis: {"
 
 // wrong is one way in which a file is wrong, and what must be said of it.
@@ -165,8 +166,20 @@ var wholes = []wrong{
 	{"control", head + "control:\n  base_url: x\n  api_key: 0123456789abcdef\n", "control.base_url", 3, "is not the address of an API", ""},
 	{"control without a key", head + "control:\n  base_url: https://x\n", "control.api_key", 2, "is missing", ""},
 	{"control remote over redis", head + "store: {kind: redis, seal_key: 0123456789abcdef0123456789abcdef}\ncontrol:\n  base_url: https://control.internal\n  api_key: 0123456789abcdef\n  lease: remote\n", "control.lease", 6, "two judges", "lease: local"},
+	{"control key with a line break", head + "control:\n  base_url: https://x\n  api_key: \"0123456789\\n\"\n", "control.api_key", 4, "line break", ""},
+	{"control key of nobody", head + "control:\n  poll: 1s\n  api_key: 0123456789abcdef\n", "control.api_key", 4, "there is none", "base_url"},
+	{"control key secret of nobody", head + "control: {key_secret: 0123456789abcdef}\n", "control.key_secret", 2, "there is none", ""},
+	{"control results of nobody", head + "control: {results: true}\n", "control.results", 2, "there is none", ""},
+	{"control credentials of nobody", head + "control: {credentials: [{tool: a, host: h, secrets: [0123456789abcdef]}]}\n", "control.credentials", 2, "there is none", ""},
+	{"credential of nothing", controlHead + "credentials: [{tool: a, host: h}]}\n", "control.credentials[0]", 2, "neither secrets nor headers", "remove the entry"},
+	{"credential for no host", controlHead + "credentials: [{tool: a, secrets: [0123456789abcdef]}]}\n", "control.credentials[0].host", 2, "is missing", ""},
+	{"credential headers for no host", controlHead + "credentials: [{tool: a, headers: {X-Key: \"1\"}}]}\n", "control.credentials[0].host", 2, "is missing", ""},
+	{"credential for no tool", controlHead + "credentials: [{host: h, secrets: [0123456789abcdef]}]}\n", "control.credentials[0].tool", 2, "is missing", ""},
+	{"credentials twice", controlHead + "credentials: [{tool: a, host: h, secrets: [0123456789abcdef]}, {tool: a, host: h, secrets: [0123456789abcdeg]}]}\n", "control.credentials[1].tool", 2, "already", ""},
 	{"control remote of nobody", head + "control:\n  lease: remote\n", "control.lease", 3, "need a control plane", "lease: local"},
-	{"waiters", head + "limits: {waiters: -1}\n", "limits.waiters", 2, "at least 0", ""},
+	{"waiters", head + "limits: {waiters: -1}\n", "limits.waiters", 2, "at least 1", ""},
+	{"no waiters", head + "limits: {waiters: 0}\n", "limits.waiters", 2, "at least 1", ""},
+	{"large header_bytes", head + "limits: {header_bytes: 1GiB}\n", "limits.header_bytes", 2, "at most 1MiB", ""},
 	{"header_bytes", head + "limits: {header_bytes: 0B}\n", "limits.header_bytes", 2, "at least 1KiB", ""},
 
 	{"tool without url", head + "tools:\n- name: a\n", "tools[0].url", 3, "is missing", ""},
@@ -180,6 +193,15 @@ var wholes = []wrong{
 	{"no address", head + "proxy:\n  resolve:\n    a:\n", "proxy.resolve.a", 4, "has no value", ""},
 
 	{"tool scope", head + "tools:\n- name: a\n  url: https://h/a\n  scope: mine\n", "tools[0].scope", 5, "not a scope", ""},
+	{"tool runs nothing", head + "tools:\n- name: a\n  url: https://h/a\n  max_in_flight: 0\n", "tools[0].max_in_flight", 5, "no call run", "enabled: false"},
+	{"tool runs less than nothing", head + "tools:\n- name: a\n  url: https://h/a\n  max_in_flight: -1\n", "tools[0].max_in_flight", 5, "negative", ""},
+	{"tool without time", head + "tools:\n- name: a\n  url: https://h/a\n  timeout: 0s\n", "tools[0].timeout", 5, "more than zero", "15s"},
+	{"tool matches nothing", head + "tools:\n- name: a\n  url: https://h/a\n  match: []\n", "tools[0].match", 5, "selects nothing", "POST on url"},
+	{"tool matches no method", head + "tools:\n- name: a\n  url: https://h/a\n  match:\n  - url: https://h/a\n    methods: []\n", "tools[0].match[0].methods", 7, "selects nothing", "POST"},
+	{"tool is the sidecar", head + "tools:\n- name: a\n  url: http://127.0.0.1:4781/v1/ai/run\n", "tools[0].url", 4, "where api.listen listens", ""},
+	{"tool is the sidecar, by name", head + "proxy: {resolve: {a.test: 127.0.0.1}}\ntools:\n- name: a\n  url: http://a.test:4780/\n", "tools[0].url", 5, "where proxy.listen listens", ""},
+	{"tool is the sidecar on every address", head + "health: {listen: \"[::]:4782\"}\ntools:\n- name: a\n  url: http://localhost:4782/\n", "tools[0].url", 5, "where health.listen listens", ""},
+	{"tool matches twice", head + "tools:\n- name: a\n  url: https://h/a\n  match: [{url: https://h/b}, {url: https://h/b}]\n", "tools[0].match", 5, "neither is more specific", ""},
 	{"tool retries", head + "tools:\n- name: a\n  url: https://h/a\n  max_retries: -1\n", "tools[0].max_retries", 5, "out of range", ""},
 	{"tool secrets", head + "tools:\n- name: a\n  url: https://h/a\n  auth: {type: hmac_sha256}\n", "tools[0].auth.secrets", 5, "is empty", ""},
 	{"tool upstream_key", head + "tools:\n- name: a\n  url: https://h/a\n  upstream_key: {cookie: x}\n", "tools[0].upstream_key", 5, "not understood", ""},
@@ -193,6 +215,9 @@ var wholes = []wrong{
 	{"policies twice", head + "policies:\n- agent_id: a\n- agent_id: a\n", "policies[1].agent_id", 4, `"a" has a policy already: policies[0]`, ""},
 	{"policy cap", head + "policies:\n- agent_id: a\n  max_actions_per_hour: -1\n", "policies[0].max_actions_per_hour", 4, "negative", ""},
 	{"policy per tool", head + "policies:\n- agent_id: a\n  max_calls_per_tool: {x: -1}\n", "policies[0].max_calls_per_tool.x", 4, "negative", ""},
+	{"price rule without a price", head + "policies:\n- agent_id: a\n  pricing_rules:\n  - tool: \"POST:h\"\n", "policies[0].pricing_rules[0].price_usd", 5, "is missing", "0.001"},
+	{"price rule without a tool", head + "policies:\n- agent_id: a\n  pricing_rules:\n  - price_usd: 1\n", "policies[0].pricing_rules", 4, "no tool name", ""},
+	{"price rules twice", head + "policies:\n- agent_id: a\n  pricing_rules:\n  - {tool: \"POST:h\", price_usd: 1}\n  - {tool: \"POST:h\", price_usd: 2}\n", "policies[0].pricing_rules[1].tool", 6, "has a price already", "keep one"},
 	{"policy pattern", head + "policies:\n- agent_id: a\n  blocked_tools: [\"*x\"]\n", "policies[0].blocked_tools", 4, "may only end it", ""},
 }
 
@@ -302,11 +327,22 @@ func TestWarnings(t *testing.T) {
 		{"store: {seal_key: 0123456789abcdef}\n", "store.seal_key", "a secret stands in the file"},
 		{"store: {kind: redis}\n", "store.seal_key", "secrets of tools cannot be set"},
 		{"store: {redis: {password: x}}\n", "store.redis.password", "a secret stands in the file"},
-		{"control: {api_key: x}\n", "control.api_key", "a secret stands in the file"},
+		{"store: {redis: {addrs: [\"redis:6379\"]}}\n", "store.redis.addrs", "is not used"},
+		{"store: {kind: redis, seal_key: \"${env:S}\", redis: {username: me}}\n", "store.redis.password", "is empty"},
+		{"policies: [{agent_id: a, pricing_rules: [{tool: \"POST:h\", price_usd: 0}]}]\n", "policies[0].pricing_rules[0].price_usd", "changes nothing"},
+		{"policies: [{agent_id: a, allowed_tools: [\"a.*\", \"b.*\"], blocked_tools: [\"b*\"]}]\n", "policies[0].allowed_tools[1]", "permits nothing"},
+		{"policies: [{agent_id: a, blocked_tools: [\"b*\", \"b*\"]}]\n", "policies[0].blocked_tools[1]", "stands there twice"},
+		{"{agent: {id: billing-agent}, policies: [{agent_id: biling-agent}]}\n", "policies[0].agent_id", "no agent \"biling-agent\" is known"},
+		{"{agent: {id: billing-agent}, tools: [{name: a, url: https://h/a, scope: \"agent:biling-agent\"}]}\n", "tools[0].scope", "no agent"},
+		{"control: {base_url: https://x, api_key: x}\n", "control.api_key", "a secret stands in the file"},
 		{"tools: [{name: a, url: https://h/a, auth: {type: hmac_sha256, secrets: [0123456789abcdef]}}]\n", "tools[0].auth.secrets[0]", "a secret stands in the file"},
 		{"tools: [{name: a, url: https://h/a, headers: {X-Api-Key: abc}}]\n", "tools[0].headers.X-Api-Key", "a secret stands in the file"},
 	} {
-		_, warnings, err := Load(write(t, head+test.text), nil, nil)
+		text := head + test.text
+		if rest, whole := strings.CutPrefix(test.text, "{"); whole {
+			text = "\n{version: 1, " + rest
+		}
+		_, warnings, err := Load(write(t, text), []string{"S=0123456789abcdef0123456789abcdef"}, nil)
 		if err != nil || len(warnings) != 1 {
 			t.Errorf("%s%v %v", test.text, warnings, err)
 			continue
@@ -319,6 +355,8 @@ func TestWarnings(t *testing.T) {
 		"tools: [{name: a, url: https://h/a, headers: {Stripe-Version: 2024-01-01}}]\n",
 		"tools: [{name: a, url: https://h/a, headers: {Authorization: \"Bearer ${env:S}\"}}]\n",
 		"health: {listen: \"[::]:4782\"}\n",
+		"policies: [{agent_id: support-agent}, {agent_id: \"*\"}]\n",
+		"policies: [{agent_id: a, allowed_tools: [\"b*\"], blocked_tools: [\"b.c*\"]}]\n",
 		"store: {redis: {password: \"\"}}\n",
 	} {
 		if _, warnings, err := Load(write(t, head+text), []string{"S=secret"}, nil); err != nil || len(warnings) > 0 {
