@@ -158,7 +158,7 @@ func (s *sidecar) remember(tools []*tool.Tool) error {
 		if was, err := json.Marshal(known[name]); err == nil && string(was) == string(value) {
 			continue
 		}
-		err = s.store.Put(s.ctx, store.Entry{Kind: definitionEntry, Name: name, Value: value}, "sidecar")
+		err = s.store.Put(s.ctx, store.Entry{Kind: definitionEntry, Name: name, Value: value, Must: true}, "sidecar")
 		if err != nil && s.redis != nil {
 			s.log.Warn("what a tool's keys are made of is not in the store yet", "tool", name, "error", err.Error())
 			err = nil // it is written with the next change; this process knows it

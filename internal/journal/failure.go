@@ -107,15 +107,18 @@ func (j *Journal) giveUp() {
 }
 
 // explain wraps a failure of the disk into words for an operator.
-func (j *Journal) explain(err error) error {
+func (j *Journal) explain(err error) error { return j.explained(err, "it goes on by itself") }
+
+// explained is explain, with what comes after the mend.
+func (j *Journal) explained(err error, then string) error {
 	what := "check the disk"
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		what = "no space left on " + j.opt.Dir + "; free space in it or shorten store.embedded.retention, it goes on by itself"
+		what = "no space left on " + j.opt.Dir + "; free space in it or shorten store.embedded.retention, " + then
 	case errors.Is(err, syscall.EROFS):
-		what = "read-only file system at " + j.opt.Dir + "; remount it, it goes on by itself"
+		what = "read-only file system at " + j.opt.Dir + "; remount it, " + then
 	case errors.Is(err, syscall.EIO):
 		what = "the disk below " + j.opt.Dir + " fails; replace it"
 	}

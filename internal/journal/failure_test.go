@@ -506,3 +506,18 @@ func TestFullForOneCall(t *testing.T) {
 		}
 	}
 }
+
+// TestNoRoomForAJournal: where there is none yet, nothing goes on by itself, and the error does not say so.
+func TestNoRoomForAJournal(t *testing.T) {
+	fs := newFaultFS()
+	fs.fail = func(op, _ string) error {
+		if op == "write" {
+			return syscall.ENOSPC
+		}
+		return nil
+	}
+	_, err := Open(Options{Dir: "the-dir", FS: fs, Segment: 4096}, func(Stored) error { return nil })
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "then start again") || strings.Contains(err.Error(), "by itself") {
+		t.Fatal(err)
+	}
+}

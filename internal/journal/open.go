@@ -137,7 +137,7 @@ func (j *Journal) create() error {
 		err = writeIdentity(j.fs, j.opt.Dir, j.id)
 	}
 	if err != nil {
-		return fmt.Errorf("journal: create in %s: %w", j.opt.Dir, j.explain(err))
+		return fmt.Errorf("journal: create in %s: %w", j.opt.Dir, j.explained(err, "then start again: there is no journal yet to go on with"))
 	}
 	return nil
 }

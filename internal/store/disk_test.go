@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -290,5 +291,47 @@ func TestSwitchHoldsOnABrokenDisk(t *testing.T) {
 	opt.FS, opt.Config.Dir = nil, copyOf(t, opt.Config.Dir)
 	if _, off := open(t, opt).Disabled("a"); !off {
 		t.Fatal("the agent goes on after a restart")
+	}
+}
+
+// TestTheFileHoldsOnABrokenDisk: policies and tools of the file hold from the start, and what of them must be durable is
+// written before anything that is decided by them; the api's need a disk.
+func TestTheFileHoldsOnABrokenDisk(t *testing.T) {
+	d := newDisk()
+	e, opt, _ := openOn(t, d)
+	d.set(syscall.ENOSPC)
+	filed := []store.Entry{{Kind: store.ToolEntry, Name: "t", Value: []byte("1")}}
+	if err := e.LoadFile(t.Context(), filed); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Put(t.Context(), store.Entry{Kind: "definition", Name: "t", Value: []byte("2"), Must: true}, "sidecar"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Put(t.Context(), store.Entry{Kind: store.ToolEntry, Name: "t", Value: []byte("3")}, "ops"); !errors.Is(err, dedup.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if _, err := e.Begin(t.Context(), storetest.NewClaim("x")); !errors.Is(err, dedup.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	held := func(e *store.Embedded) (list []string) {
+		for _, entry := range e.Entries() {
+			list = append(list, string(entry.Kind)+" "+string(entry.Value)+" "+entry.Source)
+		}
+		return list
+	}
+	want := []string{"definition 2 api", "tool 1 file"}
+	if got := held(e); !slices.Equal(got, want) {
+		t.Fatal(got)
+	}
+	heal(t, d, e)
+	begin(t, e, storetest.NewClaim("x"), dedup.Mine)
+	opt.FS, opt.Config.Dir = nil, copyOf(t, opt.Config.Dir)
+	again := open(t, opt)
+	before := len(changes(t, again))
+	if err := again.LoadFile(t.Context(), filed); err != nil {
+		t.Fatal(err)
+	}
+	if got := held(again); !slices.Equal(got, want) || len(changes(t, again)) != before || before != 2 {
+		t.Fatalf("%v after a restart; %d changes are audited, then %d", got, before, len(changes(t, again)))
 	}
 }

@@ -32,6 +32,7 @@ type Entry struct {
 	Source    string  // "file" or "api"
 	Revision  uint64  // grows with each change of the entry
 	Replaces  *uint64 // Put: the revision that it may replace, 0 for none; nil: whatever stands
+	Must      bool    // Put: it holds also while the disk takes nothing, and is written first (the embedded store only)
 }
 
 var (
@@ -97,9 +98,10 @@ func (e *Embedded) OnEntries(f func()) {
 
 // LoadFile says what the configuration file holds now: all of it. An entry counts as changed when it differs from the
 // one last loaded; what is no longer in the file goes, unless the api changed it later. The values are used at once and
-// are not written: of them only digests are durable.
+// are not written: of them only digests are durable. Those are taken also while the disk takes nothing, and written
+// first: the file holds from the start, and is there to be read again.
 func (e *Embedded) LoadFile(ctx context.Context, entries []Entry) error {
-	return e.change(ctx, func(now time.Time) []edit {
+	return e.change(ctx, true, func(now time.Time) []edit {
 		var edits []edit
 		seen := map[entryID]bool{}
 		for _, entry := range entries {
@@ -128,7 +130,7 @@ func (e *Embedded) LoadFile(ctx context.Context, entries []Entry) error {
 // Put sets an entry for the api. It holds once it is durable. ErrMoved when it is not there to replace what stands.
 func (e *Embedded) Put(ctx context.Context, entry Entry, who string) error {
 	moved := false
-	err := e.change(ctx, func(now time.Time) []edit {
+	err := e.change(ctx, entry.Must, func(now time.Time) []edit {
 		id := entryID{entry.Kind, entry.Name}
 		v := e.version(id)
 		stands, _ := v.entry(id)
@@ -147,7 +149,7 @@ func (e *Embedded) Put(ctx context.Context, entry Entry, who string) error {
 // Delete removes an entry for the api, also one of the file, until the file changes it. ErrNoEntry when there is none.
 func (e *Embedded) Delete(ctx context.Context, kind EntryKind, name, who string) error {
 	found := false
-	err := e.change(ctx, func(now time.Time) []edit {
+	err := e.change(ctx, false, func(now time.Time) []edit {
 		id := entryID{kind, name}
 		v := e.version(id)
 		if _, found = v.entry(id); !found {
@@ -190,17 +192,21 @@ type edit struct {
 	what string
 }
 
-// change makes edits durable in one step and then has them hold.
-func (e *Embedded) change(ctx context.Context, decide func(time.Time) []edit) error {
+// change makes edits durable in one step and then has them hold. What must holds also if the disk takes nothing now: it is
+// written before whatever is decided by it.
+func (e *Embedded) change(ctx context.Context, must bool, decide func(time.Time) []edit) error {
 	e.editing.Lock()
 	defer e.editing.Unlock()
 	e.mu.Lock()
 	now := e.now()
 	edits := decide(now)
-	commit, err := e.appendEdits(edits, now)
+	commit, err := e.appendEdits(edits, must, now)
 	e.mu.Unlock()
 	if err == nil && commit != nil {
 		err = commit.Wait(ctx)
+	}
+	if must && errors.Is(err, journal.ErrDeferred) {
+		err = nil
 	}
 	if err != nil {
 		return fmt.Errorf("%w: policies and tools are as they were: %w", dedup.ErrUnavailable, err)
@@ -219,7 +225,7 @@ func (e *Embedded) change(ctx context.Context, decide func(time.Time) []edit) er
 	return nil
 }
 
-func (e *Embedded) appendEdits(edits []edit, now time.Time) (*journal.Commit, error) {
+func (e *Embedded) appendEdits(edits []edit, must bool, now time.Time) (*journal.Commit, error) {
 	if len(edits) == 0 {
 		return nil, nil
 	}
@@ -227,8 +233,8 @@ func (e *Embedded) appendEdits(edits []edit, now time.Time) (*journal.Commit, er
 	for _, d := range edits {
 		change := audit.Change{Time: now, Who: d.who, What: string(d.id.kind) + "_" + d.what, Entity: d.id.name}
 		entries = append(entries,
-			journal.Entry{Kind: kindEntry, Fact: d.next.append(nil, d.id)},
-			journal.Entry{Kind: audit.KindChange, Fact: change.Append(nil)})
+			journal.Entry{Kind: kindEntry, Fact: d.next.append(nil, d.id), Must: must},
+			journal.Entry{Kind: audit.KindChange, Fact: change.Append(nil), Must: must})
 	}
 	return e.j.Append(entries...)
 }
