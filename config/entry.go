@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/policy"
 )
@@ -31,6 +33,22 @@ func ParsePolicy(spec []byte) (policy.Config, error) {
 	return c.Policies[0], nil
 }
 
+// ParseKey reads one operator's key as ParseTool reads a tool, with the key itself.
+func ParseKey(spec []byte) (api.KeyConfig, error) {
+	c, err := parseEntry("api.keys", spec)
+	if err != nil {
+		return api.KeyConfig{}, err
+	}
+	v, k := &checker{Config: c}, c.API.Keys[0]
+	if v.keys(); len(v.problems) > 0 {
+		return k, join(v.problems)
+	}
+	if k.Role != string(api.Operator) {
+		return k, fmt.Errorf("key %q: its role is %s; only operators' keys are shared, others stand in each sidecar's file", k.Name, k.Role)
+	}
+	return k, nil
+}
+
 // parseEntry reads the only entry of a section.
 func parseEntry(section string, spec []byte) (*Config, error) {
 	if bytes.Contains(spec, []byte("${")) {
@@ -38,14 +56,17 @@ func parseEntry(section string, spec []byte) (*Config, error) {
 	}
 	r := &reader{origin: newOrigin("")}
 	doc := fmt.Appendf(nil, "{\"version\":1,%q:[%s]}", section, bytes.TrimSpace(spec))
+	if above, name, nested := strings.Cut(section, "."); nested {
+		doc = fmt.Appendf(nil, "{\"version\":1,%q:{%q:[%s]}}", above, name, bytes.TrimSpace(spec))
+	}
 	c, err := r.load(defaults(), nil, document(doc))
 	if err != nil {
 		return nil, err
 	}
-	if len(r.problems) > 0 {
+	if c.origin = r.origin; len(r.problems) > 0 {
 		return nil, join(r.problems)
 	}
-	if len(c.Tools)+len(c.Policies) != 1 {
+	if len(c.Tools)+len(c.Policies)+len(c.API.Keys) != 1 {
 		return nil, errors.New("one entry is wanted: a JSON object")
 	}
 	return c, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 	"github.com/oo-sidecar/oo-sidecar/policy"
 )
@@ -21,6 +22,9 @@ func ToolSpec(c tool.Config) ([]byte, error) {
 
 // PolicySpec is a policy as JSON that ParsePolicy reads back.
 func PolicySpec(c policy.Config) ([]byte, error) { return spec(c) }
+
+// KeySpec is a key as JSON that ParseKey reads back, the key itself included.
+func KeySpec(c api.KeyConfig) ([]byte, error) { return spec(c) }
 
 func spec(c any) ([]byte, error) {
 	v, err := words(reflect.ValueOf(c))

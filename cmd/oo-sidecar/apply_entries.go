@@ -27,6 +27,7 @@ type application struct {
 	named    map[string]bool        // the same, of the definitions so far
 	tools    map[string]*tool.Tool
 	policies map[string]policy.Config
+	keys     []api.SharedKey
 	entries  []store.Entry // to be put
 	applied  []api.Applied
 }
@@ -48,6 +49,14 @@ func (b registry) Apply(ctx context.Context, d *api.Definitions, who string) ([]
 	}
 	if _, err := newSnapshot(b.s.cfg.Load(), slices.Collect(maps.Values(a.tools)), slices.Collect(maps.Values(a.policies))); err != nil {
 		return nil, &api.Invalid{Message: err.Error()}
+	}
+	for _, spec := range d.Keys {
+		if err := a.addKey(spec); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.s.operable(a.keys); err != nil {
+		return nil, err
 	}
 	var done []string
 	for _, e := range a.entries {
@@ -74,6 +83,7 @@ func unfinished(e store.Entry, done []string, err error) error {
 func (b registry) application() *application {
 	a := &application{s: b.s, fromFile: map[string]tool.Config{}, stands: map[string]store.Entry{}, named: map[string]bool{}}
 	a.tools, a.policies = b.current()
+	a.keys = b.s.sharedKeys()
 	for _, t := range b.s.cfg.Load().Tools {
 		a.fromFile[entryName(t.Name, t.Scope)] = t
 	}
@@ -178,6 +188,31 @@ func (a *application) addPolicy(spec []byte) error {
 	c.Source = "api"
 	a.policies[c.AgentID] = c
 	a.add(store.Entry{Kind: store.PolicyEntry, Name: c.AgentID, Value: value}, e.Revision, stands, same, api.Applied{Kind: api.PolicyEntry, Name: c.AgentID})
+	return nil
+}
+
+// addKey shares an operator's key, unless it is the one of the running sidecar's file: there the file goes on deciding.
+func (a *application) addKey(spec []byte) error {
+	c, err := config.ParseKey(spec)
+	if err != nil {
+		return &api.Invalid{Message: err.Error()}
+	}
+	if err := a.once(store.KeyEntry, c.Name); err != nil {
+		return err
+	}
+	k := api.Shared(c)
+	value, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	e, stands := a.stands["key "+c.Name]
+	same := bytes.Equal(e.Value, value)
+	if !stands {
+		stands = slices.Contains(a.s.cfg.Load().API.Keys, c)
+		same = stands
+	}
+	a.keys = append(slices.DeleteFunc(a.keys, func(x api.SharedKey) bool { return x.Name == k.Name }), k)
+	a.add(store.Entry{Kind: store.KeyEntry, Name: c.Name, Value: value}, e.Revision, stands, same, api.Applied{Kind: api.KeyEntry, Name: c.Name})
 	return nil
 }
 

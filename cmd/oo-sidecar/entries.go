@@ -234,6 +234,9 @@ func policySpec(c policy.Config) map[string]any {
 func (b registry) Put(ctx context.Context, kind api.Kind, spec []byte, who string) (api.Entry, error) {
 	b.s.editing.Lock()
 	defer b.s.editing.Unlock()
+	if kind == api.KeyEntry {
+		return b.putKey(ctx, spec, who)
+	}
 	entry := store.Entry{Value: spec, Source: "api"}
 	shown := api.Entry{Source: "api", Spec: spec}
 	if kind == api.ToolEntry {
@@ -275,6 +278,9 @@ func (b registry) hold(ctx context.Context, entry store.Entry, tools []*tool.Too
 func (b registry) Delete(ctx context.Context, kind api.Kind, name, scope, who string) error {
 	b.s.editing.Lock()
 	defer b.s.editing.Unlock()
+	if kind == api.KeyEntry {
+		return b.revokeKey(ctx, name, who)
+	}
 	of := store.PolicyEntry
 	if kind == api.ToolEntry {
 		of, name = store.ToolEntry, entryName(name, scope)
@@ -307,6 +313,9 @@ func (b registry) current() (map[string]*tool.Tool, map[string]policy.Config) {
 
 // refreshSnapshot makes the entries that hold now what the next requests see.
 func (s *sidecar) refreshSnapshot() error {
+	if err := s.refreshKeys(); err != nil {
+		return err
+	}
 	cfg := s.cfg.Load()
 	snapshot, err := s.snapshot(cfg)
 	if err != nil {

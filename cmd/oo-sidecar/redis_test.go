@@ -48,7 +48,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 func applies(out string) string {
 	var words []string
 	for _, line := range strings.Split(out, "\n") {
-		if f := strings.Fields(line); len(f) > 2 && (f[0] == "tool" || f[0] == "policy") {
+		if f := strings.Fields(line); len(f) > 2 && (f[0] == "tool" || f[0] == "policy" || f[0] == "key") {
 			words = append(words, f[1]+" "+f[len(f)-1])
 		}
 	}

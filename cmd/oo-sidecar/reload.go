@@ -48,7 +48,7 @@ func (s *sidecar) tryReload(load func() (*config.Config, []config.Problem, error
 	for _, w := range warnings {
 		s.log.Warn("configuration: " + w.Error())
 	}
-	return s.operatorKey(next)
+	return s.useKeys(next)
 }
 
 // use makes what can change while the sidecar runs hold for the next requests: file and api entries become one

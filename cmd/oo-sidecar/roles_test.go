@@ -66,7 +66,7 @@ policies:
 			t.Errorf("%s %s %s told of another agent: %s", method, path+query, body, text)
 		}
 		if status == http.StatusOK && slices.Contains([]string{"/v1/me/notifications", "/v1/tools", "/v1/status", "/v1/agents", "/v1/unknown", "/v1/audit", "/v1/apply",
-			"/v1/guests", "/v1/entries/tools", "/v1/entries/policies"}, path) {
+			"/v1/guests", "/v1/entries/tools", "/v1/entries/policies", "/v1/entries/keys"}, path) {
 			t.Errorf("%s %s %s: an agent's key got %s", method, path+query, body, text)
 		}
 	}

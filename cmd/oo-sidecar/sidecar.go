@@ -54,10 +54,11 @@ type sidecar struct {
 	control     *controlled                  // what a control plane says; nil without one
 	plane       plane                        // what this sidecar says as a control plane
 	draining    atomic.Bool
-	waitingAt   atomic.Int64 // when that records cannot be written was last said; Unix, ns
-	waiting     atomic.Bool  // that was said, and that they are written again was not
-	introducing sync.Mutex   // held while identity is made
-	editing     sync.Mutex   // held while entries change: one change at a time is judged against all others
+	waitingAt   atomic.Int64    // when that records cannot be written was last said; Unix, ns
+	waiting     atomic.Bool     // that was said, and that they are written again was not
+	introducing sync.Mutex      // held while identity is made
+	keys        []api.SharedKey // those in use; guarded by editing
+	editing     sync.Mutex      // held while entries change: one change at a time is judged against all others
 
 	ctx       context.Context // of the calls; ended when drain is over
 	abandon   context.CancelFunc
@@ -80,7 +81,7 @@ func newSidecar(cfg *config.Config, log *slog.Logger) (*sidecar, error) {
 		Watch: s.watch, Shown: func(k dedup.Key) string { return s.mask.Load().Shown(k) }, Log: s.logf,
 	}
 	s.store.OnSwitch(s.ownSwitch)
-	if err := s.operatorKey(cfg); err != nil {
+	if err := s.useKeys(cfg); err != nil {
 		s.close(context.Background())
 		return nil, err
 	}
@@ -138,30 +139,6 @@ func (s *sidecar) switched(agent string, off bool) {
 
 func (s *sidecar) logf(level slog.Level, msg string, args ...any) {
 	s.log.Log(context.Background(), level, msg, args...)
-}
-
-// operatorKey makes the key by which commands reach this sidecar, unless the configuration has one.
-func (s *sidecar) operatorKey(cfg *config.Config) error {
-	keys := cfg.API.Keys
-	for _, k := range keys {
-		if k.Role == string(api.Operator) {
-			return s.useKeys(cfg.API.Keys)
-		}
-	}
-	key, path, err := config.EnsureOperatorKey(cfg.Store.Embedded.Dir)
-	if err != nil {
-		return err
-	}
-	s.keyPath = path
-	return s.useKeys(append(keys[:len(keys):len(keys)], api.KeyConfig{Name: "operator", Role: string(api.Operator), Key: key}))
-}
-
-func (s *sidecar) useKeys(keys []api.KeyConfig) error {
-	ring, err := api.NewKeyring(keys)
-	if err == nil {
-		s.api.UseKeys(ring)
-	}
-	return err
 }
 
 // listen binds the three listeners, then makes what must know their addresses.

@@ -6,10 +6,11 @@ import (
 	"net/http"
 )
 
-// Definitions are tools and policies of an operator's file, in the words of the configuration file.
+// Definitions are tools, policies and operators' keys of an operator's file, in the words of the configuration file.
 type Definitions struct {
 	Tools    []ToolDefinition  `json:"tools"`
 	Policies []json.RawMessage `json:"policies"`
+	Keys     []json.RawMessage `json:"keys,omitempty"` // of operators, with the keys themselves
 }
 
 // ToolDefinition is one tool; its secrets stand beside the rest.

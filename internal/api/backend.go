@@ -51,7 +51,7 @@ type Unknowns interface {
 	Resolve(ctx context.Context, r *dedup.Resolution) error
 }
 
-// Entry is a tool or a policy as an operator sees it.
+// Entry is a tool, a policy or a key as an operator sees it.
 type Entry struct {
 	Name   string          `json:"name"`
 	Scope  string          `json:"scope,omitempty"` // of a tool
@@ -59,16 +59,17 @@ type Entry struct {
 	Spec   json.RawMessage `json:"spec"`            // in the words of the configuration file, without secrets
 }
 
-// Registry is where tools and policies stand, those of the file and those of this API. A change is validated like the
+// Registry is where tools, policies and operators' keys stand, those of the file and those of this API. A change is validated like the
 // file, durable when it returns, and audited in the same step. What does not validate is an Invalid.
 type Registry interface {
 	Tools() []Entry
 	Policies() []Entry
+	Keys() []Entry // of operators, without the keys themselves
 	Put(ctx context.Context, kind Kind, spec []byte, who string) (Entry, error)
 	// PutTool registers a tool, or changes the fields of one that spec names. An empty secret is the present one. The
 	// secret is kept sealed and never shown. A tool of the file keeps its target and its secrets: to change those is an Owned.
 	PutTool(ctx context.Context, name, scope string, spec map[string]json.RawMessage, secret, who string) error
-	Delete(ctx context.Context, kind Kind, name, scope, who string) error
+	Delete(ctx context.Context, kind Kind, name, scope, who string) error // a key is revoked, also one of a file
 }
 
 // Kind is what an entry is.
@@ -77,6 +78,7 @@ type Kind string
 const (
 	ToolEntry   Kind = "tool"
 	PolicyEntry Kind = "policy"
+	KeyEntry    Kind = "key" // of an operator
 )
 
 // Invalid says what is wrong with an entry and how to mend it.

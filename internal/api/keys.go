@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
@@ -40,12 +41,50 @@ type Keyring struct {
 // usualPlan is the plan of a key that names none. What a sidecar does is counted at its agents' policies.
 var usualPlan = map[Role]string{Agent: "agency", Operator: "agency", Sidecar: "unlimited"}
 
-// NewKeyring makes a keyring of the configured keys.
-func NewKeyring(configs []KeyConfig) (*Keyring, error) {
-	ring := &Keyring{keys: make([]Key, 0, len(configs))}
+// SharedKey is an operator's key as a store keeps it for every sidecar of a namespace: without the key itself.
+type SharedKey struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace,omitempty"`
+	Plan      string `json:"plan,omitempty"`
+	Rate      string `json:"rate,omitempty"`
+	Preview   string `json:"preview,omitempty"`
+	Digest    string `json:"digest,omitempty"` // SHA-256 of the key, 64 hex digits
+	Revoked   bool   `json:"revoked,omitempty"`
+}
+
+// Shared is the operator's key c as a store keeps it.
+func Shared(c KeyConfig) SharedKey {
+	digest := sha256.Sum256([]byte(c.Key))
+	return SharedKey{Name: c.Name, Namespace: c.Namespace, Plan: c.Plan, Rate: c.Rate, Preview: preview(c.Key), Digest: hex.EncodeToString(digest[:])}
+}
+
+// key is the bearer key; false when it is revoked, or damaged: then it lets nobody in.
+func (k *SharedKey) key() (Key, bool) {
+	p, err := hex.DecodeString(k.Digest)
+	rate, bad := newBucket(k.Rate)
+	if k.Revoked || err != nil || bad != nil || len(p) != sha256.Size {
+		return Key{}, false
+	}
+	return Key{Name: k.Name, Role: Operator, Namespace: or(k.Namespace, "default"), Plan: or(k.Plan, usualPlan[Operator]), preview: k.Preview, digest: [sha256.Size]byte(p), rate: rate}, true
+}
+
+// NewKeyring makes a keyring of the configured keys and the shared ones. An operator's key of the configuration holds
+// only while none of its name is shared, revoked ones included.
+func NewKeyring(configs []KeyConfig, shared ...SharedKey) (*Keyring, error) {
+	ring := &Keyring{keys: make([]Key, 0, len(configs)+len(shared))}
+	overruled := map[string]bool{}
+	for i := range shared {
+		overruled[shared[i].Name] = true
+		if k, good := shared[i].key(); good {
+			ring.keys = append(ring.keys, k)
+		}
+	}
 	for _, c := range configs {
 		if c.Key == "" {
 			return nil, fmt.Errorf("api key %q is empty", c.Name)
+		}
+		if c.Role == string(Operator) && overruled[c.Name] {
+			continue
 		}
 		role := Role(c.Role)
 		if role != Agent && role != Operator && role != Sidecar {
@@ -66,6 +105,16 @@ func or(s, otherwise string) string {
 		return otherwise
 	}
 	return s
+}
+
+// Operators is how many operators' keys there are.
+func (ring *Keyring) Operators() (n int) {
+	for i := range ring.keys {
+		if ring.keys[i].Role == Operator {
+			n++
+		}
+	}
+	return n
 }
 
 // find compares with every key, in a time that tells nothing about them.

@@ -11,14 +11,19 @@ func (s *Server) listPolicies(w http.ResponseWriter, _ *http.Request, _ *Key) {
 	s.entries(w, PolicyEntry)
 }
 
+func (s *Server) listKeys(w http.ResponseWriter, _ *http.Request, _ *Key) { s.entries(w, KeyEntry) }
+
 func (s *Server) entries(w http.ResponseWriter, kind Kind) {
 	if s.Registry == nil {
 		missing(w, "tools and policies")
 		return
 	}
 	list := s.Registry.Tools
-	if kind == PolicyEntry {
+	switch kind {
+	case PolicyEntry:
 		list = s.Registry.Policies
+	case KeyEntry:
+		list = s.Registry.Keys
 	}
 	entries := list()
 	if entries == nil {
@@ -31,6 +36,8 @@ func (s *Server) putTool(w http.ResponseWriter, r *http.Request, by *Key) { s.pu
 func (s *Server) putPolicy(w http.ResponseWriter, r *http.Request, by *Key) {
 	s.put(w, r, by, PolicyEntry)
 }
+
+func (s *Server) putKey(w http.ResponseWriter, r *http.Request, by *Key) { s.put(w, r, by, KeyEntry) }
 
 // put takes an entry in the words of the configuration file.
 func (s *Server) put(w http.ResponseWriter, r *http.Request, by *Key, kind Kind) {
@@ -58,6 +65,10 @@ func (s *Server) deletePolicy(w http.ResponseWriter, r *http.Request, by *Key) {
 	s.remove(w, r, by, PolicyEntry, r.PathValue("agent"))
 }
 
+func (s *Server) revokeKey(w http.ResponseWriter, r *http.Request, by *Key) {
+	s.remove(w, r, by, KeyEntry, r.PathValue("name"))
+}
+
 func (s *Server) remove(w http.ResponseWriter, r *http.Request, by *Key, kind Kind, name string) {
 	if s.Registry == nil {
 		missing(w, "tools and policies")
@@ -80,6 +91,6 @@ func (s *Server) refuseEntry(w http.ResponseWriter, err error) {
 	} else if errors.Is(err, ErrNotFound) {
 		fail(w, http.StatusNotFound, problem{"not_found", "there is no such entry, or the configuration file owns it"})
 	} else {
-		s.broken(w, "change of a tool or policy", err)
+		s.broken(w, "change of a tool, policy or key", err)
 	}
 }

@@ -109,6 +109,8 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/v1/entries/tools/{name}":     {"DELETE": s.deleteTool},
 		"/v1/entries/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},
 		"/v1/entries/policies/{agent}": {"DELETE": s.deletePolicy},
+		"/v1/entries/keys":             {"GET": s.listKeys, "POST": s.putKey},
+		"/v1/entries/keys/{name}":      {"DELETE": s.revokeKey},
 	}
 	for name, turn := range map[string]action{"disable": s.disable, "enable": s.enable} {
 		routes["/v1/agents/{id}/"+name] = methods{"POST": turn}

@@ -87,6 +87,7 @@ func (b *backend) Resolve(_ context.Context, r *dedup.Resolution) error {
 
 func (b *backend) Tools() []Entry    { return b.tools }
 func (b *backend) Policies() []Entry { return nil }
+func (b *backend) Keys() []Entry     { return nil }
 
 func (b *backend) Put(_ context.Context, kind Kind, spec []byte, who string) (Entry, error) {
 	var named struct{ Name string }

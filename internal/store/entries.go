@@ -21,9 +21,13 @@ type EntryKind string
 const (
 	PolicyEntry EntryKind = "policy"
 	ToolEntry   EntryKind = "tool"
+	KeyEntry    EntryKind = "key" // an operator's key, without the key itself
 )
 
-// Entry is a policy or a tool, as the file and the api may change it at run time.
+// told says whether somebody waits to hear of a change of such an entry.
+func (k EntryKind) told() bool { return k == PolicyEntry || k == ToolEntry || k == KeyEntry }
+
+// Entry is a policy, a tool or an operator's key, as the file and the api may change it at run time.
 type Entry struct {
 	Kind      EntryKind
 	Name      string

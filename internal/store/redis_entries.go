@@ -189,7 +189,7 @@ func (s *shared) putEntry(ctx context.Context, id entryID, replaces string, r en
 	s.mu.Lock()
 	s.adopt(id, stands)
 	s.mu.Unlock()
-	s.tellEntries(id.kind != PolicyEntry && id.kind != ToolEntry)
+	s.tellEntries(!id.kind.told())
 	return nil
 }
 
@@ -243,7 +243,7 @@ func (s *shared) takeEntries(revision string, all map[string]string) {
 	for field, raw := range all {
 		id := parseField(field)
 		moved := s.adopt(id, raw)
-		changed = changed || moved && (id.kind == PolicyEntry || id.kind == ToolEntry)
+		changed = changed || moved && id.kind.told()
 	}
 	for id := range s.entries.known {
 		if _, has := all[id.field()]; !has {
