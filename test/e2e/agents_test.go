@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // tills are stripe-mock and mailpit over TLS, whose executions are counted by the agent that caused them.
@@ -59,16 +61,16 @@ func TestRealAgents(t *testing.T) {
 		{"name": "pay", "url": "https://" + pay + "/v1/charges"}, {"name": "send_mail", "url": "https://" + mail + "/api/v1/send"},
 	}, settings{"proxy": settings{"resolve": settings{"api.stripe.test": "127.0.0.1", "mail.test": "127.0.0.1"}, "upstream_ca": authority.file}})
 
-	interpreter := []string{installed(t, "venv", "bin", "python"), "agents.py"}
+	interpreter := []string{stand.Installed(t, "venv", "bin", "python"), "agents.py"}
 	node := []string{newerNode(t), "agents.cjs"}
 	for framework, command := range map[string][]string{"openai-agents": interpreter, "langchain": interpreter, "@langchain/core": node, "ai": node} {
 		t.Run(framework, func(t *testing.T) {
 			before := mails.messages()
 			var first []string
 			for i, want := range []string{"executed 2, replayed 2, refused 0", "executed 0, replayed 4, refused 0"} {
-				cmd := exec.Command(bin(t), append([]string{"run", "--config", config, "--"}, append(command, framework)...)...)
+				cmd := exec.Command(stand.Sidecar(t), append([]string{"run", "--config", config, "--"}, append(command, framework)...)...)
 				cmd.Env = append(cleanEnv(), "STRIPE_URL=https://"+pay+"/v1/charges", "MAIL_URL=https://"+mail+"/api/v1/send",
-					"OO_NODE_MODULES="+filepath.Join(installed(t, "node"), "node_modules"), "PYTHONSAFEPATH=1")
+					"OO_NODE_MODULES="+filepath.Join(stand.Installed(t, "node"), "node_modules"), "PYTHONSAFEPATH=1")
 				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 				var errs bytes.Buffer
 				cmd.Stderr = &errs

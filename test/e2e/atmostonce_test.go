@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // outcome is what one client saw of one call.
@@ -47,7 +49,7 @@ func byGo(t *testing.T, l load) []outcome {
 
 // byCurl calls with curl, 64 transfers at once.
 func byCurl(t *testing.T, l load) []outcome {
-	curl, dir := need(t, "curl"), t.TempDir()
+	curl, dir := stand.Program(t, "curl"), t.TempDir()
 	var config strings.Builder
 	for i := range l.n {
 		if i > 0 {
@@ -84,18 +86,11 @@ func byCurl(t *testing.T, l load) []outcome {
 
 // byRequests calls with Python's requests from 64 threads; the proxy comes from the environment.
 func byRequests(t *testing.T, l load) []outcome {
-	python, err := filepath.Abs(filepath.Join("..", "..", "bin", "venv", "bin", "python"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(python); err != nil {
-		need(t, "the virtual environment with requests (bin/venv)")
-	}
 	n := l.n
 	if l.same {
 		n = -n
 	}
-	cmd := exec.Command(python, "requests.py", l.url, l.media, fmt.Sprint(n), l.template)
+	cmd := exec.Command(stand.Installed(t, "venv", "bin", "python"), "requests.py", l.url, l.media, fmt.Sprint(n), l.template)
 	cmd.Env = append(cleanEnv(), "PYTHONSAFEPATH=1")
 	if l.proxy != "" {
 		cmd.Env = append(cmd.Env, "http_proxy=http://"+l.proxy)

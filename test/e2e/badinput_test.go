@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // problem checks that a refusal says all that the contract wants of it.
@@ -166,7 +168,7 @@ var badInput = []bad{
 // serves the next call.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
-	a, api := act(t, ok), freeAddr(t)
+	a, api := act(t, ok), stand.FreeAddr(t)
 	s := start(t, []settings{
 		a.tool("ok", nil), a.tool("blocked", nil), a.tool("unlisted", nil), a.tool("off", settings{"enabled": false}), a.tool("required", settings{"dedup": settings{"mode": "required"}}),
 		a.tool("get", settings{"match": []settings{{"methods": []string{"GET"}, "url": a.URL + "/get"}}}),
@@ -252,7 +254,7 @@ func TestRefusalsOfCalls(t *testing.T) {
 	users := settings{"one": "token-of-agent-one", "hour": "token-of-agent-hour", "tool": "token-of-agent-tool", "spend": "token-of-agent-spend"}
 	s := start(t, []settings{
 		a.tool("ok", settings{"price_usd": "0.10"}), a.tool("slow", settings{"dedup": settings{"wait": "50ms"}}), a.tool("narrow", settings{"max_in_flight": 1, "dedup": settings{"wait": "50ms"}}), a.tool("reset", nil), a.tool("huge", nil),
-		{"name": "dead", "url": "http://" + freeAddr(t) + "/x", "max_retries": 0},
+		{"name": "dead", "url": "http://" + stand.FreeAddr(t) + "/x", "max_retries": 0},
 	}, settings{
 		"agent":    settings{"id": "e2e-agent", "proxy_users": users},
 		"policies": []settings{{"agent_id": "hour", "max_actions_per_hour": 0}, {"agent_id": "tool", "max_calls_per_tool": settings{"ok": 0}}, {"agent_id": "spend", "max_spend_usd_per_day": "0.05"}},

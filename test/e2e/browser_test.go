@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 //go:embed browser_page.js
@@ -126,13 +128,13 @@ func (r *relay) rebind(to string) {
 // where rules say.
 func browse(t testing.TB, page, rules string) {
 	t.Helper()
-	cmd := exec.Command(need(t, "chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+	cmd := exec.Command(stand.Program(t, "chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions", "--no-proxy-server", "--disable-dev-shm-usage",
 		"--user-data-dir="+t.TempDir(), "--host-resolver-rules="+rules, "--remote-debugging-port=0", page)
-	cmd.Env = cleanEnv()
+	cmd.Env = append(cleanEnv(), "TMPDIR="+t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	var log strings.Builder
-	cmd.Stderr = &log
+	cmd.Stderr = &log // its children have it too: Wait waits for all of them, so that nobody writes what is being removed
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +149,7 @@ func browse(t testing.TB, page, rules string) {
 
 // TestWebPages: a page in the user's browser reaches loopback, and cannot make the sidecar call a tool.
 func TestWebPages(t *testing.T) {
-	need(t, "chromium")
+	stand.Program(t, "chromium")
 	a := act(t, ok)
 	s := start(t, []settings{a.tool("ok", settings{"match": []settings{{"methods": []string{"GET", "POST"}, "url": a.URL + "/ok"}}, "headers": settings{"Authorization": "Bearer the-real-credential"}})}, nil)
 	attacker := newSite(t)

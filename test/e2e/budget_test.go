@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // callers is how many call at once.
@@ -124,7 +126,7 @@ func micro(t testing.TB, s *sidecar) (sum uint64) {
 // TestSettlement is semantics.md's "Settlement": what an outcome gives back, and what it keeps, also past a kill -9.
 func TestSettlement(t *testing.T) {
 	t.Parallel()
-	closed := freeAddr(t)
+	closed := stand.FreeAddr(t)
 	a := act(t, func(x *scene) {
 		switch x.name() {
 		case "unknown":

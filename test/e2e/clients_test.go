@@ -20,6 +20,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // routes are the three ways by which a client's call is governed.
@@ -53,13 +55,13 @@ type matrixClient struct {
 
 func python(client string) func(*testing.T, errand) []string {
 	return func(t *testing.T, e errand) []string {
-		return []string{installed(t, "venv", "bin", "python"), "clients.py", client, asJSON(t, e)}
+		return []string{stand.Installed(t, "venv", "bin", "python"), "clients.py", client, asJSON(t, e)}
 	}
 }
 
 func node20(client string) func(*testing.T, errand) []string {
 	return func(t *testing.T, e errand) []string {
-		return []string{need(t, "node"), "clients.cjs", client, asJSON(t, e)}
+		return []string{stand.Program(t, "node"), "clients.cjs", client, asJSON(t, e)}
 	}
 }
 
@@ -76,14 +78,14 @@ func newerNode(t testing.TB) string {
 	if arch == "" {
 		arch = runtime.GOARCH
 	}
-	return installed(t, "node", "node_modules", "node-linux-"+arch, "bin", "node")
+	return stand.Installed(t, "node", "node_modules", "node-linux-"+arch, "bin", "node")
 }
 
 const undiciWay = "reads no proxy variable; setGlobalDispatcher(new EnvHttpProxyAgent()) of undici, or Node 22.21, 24 and later"
 
 var matrix = []matrixClient{
-	{"curl", thisProgram("TestCurlClient"), ""},
-	{"Go net/http", thisProgram("TestGoClient"), ""},
+	{"curl", thisProgram("curl"), ""},
+	{"Go net/http", thisProgram("go"), ""},
 	{"Python urllib", python("urllib"), ""},
 	{"Python requests", python("requests"), ""},
 	{"Python httpx", python("httpx"), ""},
@@ -99,27 +101,14 @@ var matrix = []matrixClient{
 }
 
 // thisProgram is a client that is part of this test's binary.
-func thisProgram(test string) func(*testing.T, errand) []string {
+func thisProgram(client string) func(*testing.T, errand) []string {
 	return func(t *testing.T, e errand) []string {
 		exe, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []string{exe, "-test.run=^" + test + "$", "-test.count=1"}
+		return []string{exe, client}
 	}
-}
-
-// installed is a file below bin/ that make tools puts there.
-func installed(t testing.TB, parts ...string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join(append([]string{"..", "..", "bin"}, parts...)...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		need(t, strings.Join(append([]string{"bin"}, parts...), "/"))
-	}
-	return path
 }
 
 func asJSON(t testing.TB, v any) string {
@@ -212,9 +201,9 @@ func configured(t *testing.T, tools []settings, more settings) (file string) {
 	dir := t.TempDir()
 	conf := settings{
 		"version": 1, "agent": settings{"id": "e2e-agent"},
-		"proxy":  settings{"listen": freeAddr(t), "allow_private": []string{"127.0.0.0/8"}},
-		"api":    settings{"listen": freeAddr(t)},
-		"health": settings{"listen": freeAddr(t)},
+		"proxy":  settings{"listen": stand.FreeAddr(t), "allow_private": []string{"127.0.0.0/8"}},
+		"api":    settings{"listen": stand.FreeAddr(t)},
+		"health": settings{"listen": stand.FreeAddr(t)},
 		"store":  settings{"embedded": settings{"dir": filepath.Join(dir, "store")}},
 		"tools":  tools,
 	}
@@ -274,8 +263,8 @@ func (s *shop) send(t *testing.T, config string, c matrixClient, e errand) (said
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, bin(t), append([]string{"run", "--config", config, "--"}, c.command(t, e)...)...)
-	cmd.Env = append(cleanEnv(), "OO_NODE_MODULES="+filepath.Join(installed(t, "node"), "node_modules"), "OO_ERRAND="+asJSON(t, e), "PYTHONSAFEPATH=1")
+	cmd := exec.CommandContext(ctx, stand.Sidecar(t), append([]string{"run", "--config", config, "--"}, c.command(t, e)...)...)
+	cmd.Env = append(cleanEnv(), "OO_NODE_MODULES="+filepath.Join(stand.Installed(t, "node"), "node_modules"), "OO_ERRAND="+asJSON(t, e), "PYTHONSAFEPATH=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -333,100 +322,4 @@ func judged(s *shop, e errand, route string, said []told) string {
 		return fmt.Sprintf("ran %d, blocked %d, streamed %d times", s.ran("/charge", key), s.ran("/blocked", key), s.ran("/stream", key))
 	}
 	return ""
-}
-
-// tell prints a line for send.
-func tell(line told) {
-	data, _ := json.Marshal(line)
-	fmt.Printf("%s\n", data)
-}
-
-// asClient runs f for every route when this process is a client of the matrix.
-func asClient(t *testing.T, f func(route, base, body string) error) {
-	var e errand
-	if json.Unmarshal([]byte(os.Getenv("OO_ERRAND")), &e) != nil {
-		t.Skip("is run by TestClientMatrix")
-	}
-	for route, base := range e.Routes {
-		if err := f(route, base, e.body(route)); err != nil {
-			tell(told{Route: route, Step: "error", Text: err.Error()})
-		}
-	}
-}
-
-// TestGoClient is no test: it is Go's client of the matrix, in a process of its own.
-func TestGoClient(t *testing.T) {
-	asClient(t, func(route, base, body string) error {
-		for _, step := range []string{"call", "call", "refusal"} {
-			path := map[string]string{"call": "/charge", "refusal": "/blocked"}[step]
-			resp, err := http.Post(base+path, "application/json", strings.NewReader(body))
-			if err != nil {
-				return err
-			}
-			text, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if err != nil {
-				return err
-			}
-			tell(told{route, step, resp.StatusCode, string(text), resp.Header.Get("Idempotent-Replayed") == "true"})
-		}
-		resp, err := http.Post(base+"/stream", "application/json", strings.NewReader(body))
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		return tellStream(route, resp.Body)
-	})
-}
-
-// tellStream tells the first piece when it is there, and the whole at the end.
-func tellStream(route string, from io.Reader) error {
-	var whole []byte
-	piece := make([]byte, 4096)
-	for {
-		n, err := from.Read(piece)
-		if n > 0 && len(whole) == 0 {
-			tell(told{Route: route, Step: "piece", Text: string(piece[:n])})
-		}
-		whole = append(whole, piece[:n]...)
-		if err == io.EOF {
-			tell(told{Route: route, Step: "streamed", Text: string(whole)})
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-}
-
-// TestCurlClient is no test: it runs curl as a client of the matrix.
-func TestCurlClient(t *testing.T) {
-	asClient(t, func(route, base, body string) error {
-		curl := func(path string, more ...string) *exec.Cmd {
-			args := append([]string{"-q", "-sS", "-m", "30", "-H", "Content-Type: application/json", "-d", body}, more...)
-			return exec.Command("curl", append(args, base+path)...)
-		}
-		for _, step := range []string{"call", "call", "refusal"} {
-			path := map[string]string{"call": "/charge", "refusal": "/blocked"}[step]
-			out, err := curl(path, "-w", "\n%{http_code} %header{idempotent-replayed}").CombinedOutput()
-			if err != nil {
-				return fmt.Errorf("%w: %s", err, out)
-			}
-			cut := bytes.LastIndexByte(out, '\n')
-			line := told{Route: route, Step: step, Text: string(out[:cut]), Replayed: bytes.HasSuffix(out, []byte(" true"))}
-			fmt.Sscan(string(out[cut+1:]), &line.Status)
-			tell(line)
-		}
-		cmd := curl("/stream", "-N")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return err
-		}
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		if err := tellStream(route, out); err != nil {
-			return err
-		}
-		return cmd.Wait()
-	})
 }

@@ -152,7 +152,7 @@ func TestControlChangedTool(t *testing.T) {
 func TestControlOnRedis(t *testing.T) {
 	t.Parallel()
 	a := act(t, ok)
-	p := plane(t, []settings{a.tool("pay", settings{"price_usd": "1"})}, settings{"store": settings{"kind": "redis", "seal_key": "oo_test_seal_key_1234", "redis": settings{"addrs": []string{startRedis(t)}}}})
+	p := plane(t, []settings{a.tool("pay", settings{"price_usd": "1"})}, settings{"store": settings{"kind": "redis", "seal_key": "oo_test_seal_key_1234", "redis": settings{"addrs": []string{keep(t).addr}}}})
 	if r := p.admin("POST", "/entries/policies", `{"agent_id":"e2e-agent","max_spend_usd_per_day":"10.00"}`); r.status != 200 {
 		t.Fatal(r.status, r.body)
 	}

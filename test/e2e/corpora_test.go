@@ -2,38 +2,13 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
-)
 
-// corpus reads the files of a pattern below the test data of other projects.
-func corpus(t testing.TB, pattern string) map[string]string {
-	t.Helper()
-	root := os.Getenv("OO_CORPORA")
-	if root == "" {
-		root = filepath.Join("..", "..", "..", "shared", "corpora")
-	}
-	files, _ := filepath.Glob(filepath.Join(root, pattern))
-	if len(files) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("the corpora are missing; set OO_CORPORA")
-		}
-		t.Skip("SKIPPED: the corpora are missing; set OO_CORPORA")
-	}
-	all := map[string]string{}
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[filepath.Base(f)] = string(data)
-	}
-	return all
-}
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
+)
 
 // TestJSONCorpus: what is no JSON is no arguments; what is, is passed on as it was written.
 func TestJSONCorpus(t *testing.T) {
@@ -41,7 +16,7 @@ func TestJSONCorpus(t *testing.T) {
 	a := act(t, ok)
 	s := start(t, []settings{a.tool("ok", settings{"dedup": settings{"mode": "off"}})}, nil)
 	counts := map[string]int{}
-	for name, text := range corpus(t, "json-parsing/*.json") {
+	for name, text := range stand.Corpus(t, "json-parsing/*.json") {
 		before := a.ran("")
 		r := s.invoke("ok", text)
 		want := map[byte]int{'y': 200, 'n': 400, 'i': r.status}[name[0]]
@@ -120,7 +95,7 @@ func TestRequestCorpus(t *testing.T) {
 	a := act(t, ok)
 	s := start(t, []settings{a.tool("ok", settings{"match": []settings{{"methods": []string{"GET", "POST", "PUT"}, "url": a.URL + "/ok"}}, "dedup": settings{"mode": "off"}})}, nil)
 	sent := 0
-	for name, text := range corpus(t, "http-requests/invalid/*.http") {
+	for name, text := range stand.Corpus(t, "http-requests/invalid/*.http") {
 		for how, request := range aimed(s, a, unescape(text)) {
 			if how != "as it is" && target[name] || strings.Contains(how, " Host ") && host[name] {
 				continue
@@ -142,7 +117,7 @@ func TestRequestCorpus(t *testing.T) {
 	if sent < 300 {
 		t.Errorf("only %d requests were sent", sent)
 	}
-	for name, text := range corpus(t, "http-requests/valid/*.http") {
+	for name, text := range stand.Corpus(t, "http-requests/valid/*.http") {
 		r := s.say(unescape(text))
 		if r.status >= 500 && r.status != 501 {
 			t.Errorf("%s, which is valid: %d %s", name, r.status, r.body)
@@ -176,7 +151,7 @@ func TestNumbers(t *testing.T) {
 // TestNaughtyStrings: whatever stands in the arguments reaches the tool as it is, twice is once, and the audit stays one line each.
 func TestNaughtyStrings(t *testing.T) {
 	t.Parallel()
-	files := corpus(t, "strings/*.json")
+	files := stand.Corpus(t, "strings/*.json")
 	a := act(t, ok)
 	s := start(t, []settings{a.tool("ok", nil)}, nil)
 	sent := 0

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // found are the doctor's findings by check.
@@ -19,7 +21,7 @@ type found map[string]struct{ Check, State, Detail, Mend string }
 // doctor examines as the caller does, in this environment and with these arguments.
 func doctor(t *testing.T, as *syscall.Credential, env []string, args ...string) (found, int) {
 	t.Helper()
-	cmd := exec.Command(bin(t), append([]string{"doctor", "-o", "json"}, args...)...)
+	cmd := exec.Command(stand.Sidecar(t), append([]string{"doctor", "-o", "json"}, args...)...)
 	cmd.Env = env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	var errs bytes.Buffer
@@ -56,7 +58,7 @@ func only(t *testing.T, programs map[string]string) []string {
 	for name, script := range programs {
 		path := filepath.Join(dir, name)
 		if script == "" {
-			if err := os.Symlink(need(t, name), path); err != nil {
+			if err := os.Symlink(stand.Program(t, name), path); err != nil {
 				t.Fatal(err)
 			}
 		} else if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
@@ -76,7 +78,7 @@ func only(t *testing.T, programs map[string]string) []string {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, nil)
-	env := only(t, map[string]string{"curl": "", "python3": "exec " + installed(t, "venv", "bin", "python") + ` "$@"`})
+	env := only(t, map[string]string{"curl": "", "python3": "exec " + stand.Installed(t, "venv", "bin", "python") + ` "$@"`})
 
 	all, code := doctor(t, nil, env, "--config", s.config)
 	all.is(t, "sidecar", "bad", "no sidecar answers")
@@ -98,7 +100,7 @@ func TestDoctor(t *testing.T) {
 	}
 
 	env = only(t, map[string]string{
-		"curl": `exec ` + need(t, "curl") + ` -q --noproxy '*' "$@"`, "python3": `echo "oo-sidecar of another kind"`,
+		"curl": `exec ` + stand.Program(t, "curl") + ` -q --noproxy '*' "$@"`, "python3": `echo "oo-sidecar of another kind"`,
 	})
 	all, code = doctor(t, nil, append(env, "NO_PROXY=.test", "LEFT_OVER=Bearer "+operatorKeyOf(t, s)), "--config", s.config, "--direct", s.proxy)
 	all.is(t, "curl", "bad", "do not go through the sidecar")
@@ -109,7 +111,7 @@ func TestDoctor(t *testing.T) {
 	if code != 1 {
 		t.Errorf("with much amiss: exit %d", code)
 	}
-	all, _ = doctor(t, nil, env, "--config", s.config, "--direct", freeAddr(t))
+	all, _ = doctor(t, nil, env, "--config", s.config, "--direct", stand.FreeAddr(t))
 	all.is(t, "way around", "ok", "enforced")
 }
 
@@ -125,11 +127,11 @@ func operatorKeyOf(t *testing.T, s *shelf) string {
 // TestDoctorOfIntercepted: runtimes that go through the sidecar and trust its CA, or do not.
 func TestDoctorOfIntercepted(t *testing.T) {
 	t.Parallel()
-	proxy := settings{"listen": freeAddr(t), "intercept": settings{"enabled": true, "hosts": []string{"pay.test"}}}
+	proxy := settings{"listen": stand.FreeAddr(t), "intercept": settings{"enabled": true, "hosts": []string{"pay.test"}}}
 	s := newShelf(t, settings{"proxy": proxy})
 	serve(t, s.config)
-	curl := need(t, "curl")
-	env := only(t, map[string]string{"python3": "exec " + installed(t, "venv", "bin", "python") + ` "$@"`, "curl": "exec " + curl + ` -q --cacert /etc/hostname "$@"`})
+	curl := stand.Program(t, "curl")
+	env := only(t, map[string]string{"python3": "exec " + stand.Installed(t, "venv", "bin", "python") + ` "$@"`, "curl": "exec " + curl + ` -q --cacert /etc/hostname "$@"`})
 	all, _ := doctor(t, nil, env, "--config", s.config)
 	all.is(t, "interception", "ok", "bundle.pem")
 	all.is(t, "Go", "ok", "over http and https")
@@ -140,13 +142,11 @@ func TestDoctorOfIntercepted(t *testing.T) {
 // TestDoctorAsAnotherUser: an agent of its own user cannot read the keys; when it can go around the sidecar that is bad.
 func TestDoctorAsAnotherUser(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: only root can become another user")
-	}
-	s := newShelf(t, settings{"api": settings{"listen": freeAddr(t)}})
+	stand.Root(t, "become another user")
+	s := newShelf(t, settings{"api": settings{"listen": stand.FreeAddr(t)}})
 	serve(t, s.config)
-	for dir := filepath.Dir(s.config); dir != filepath.Dir(os.TempDir()); dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil && dir != os.TempDir() {
+	for dir := filepath.Dir(s.config); dir != filepath.Clean(os.TempDir()); dir = filepath.Dir(dir) { // what is above is not the test's
+		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

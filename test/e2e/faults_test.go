@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 const huge = 20 << 20
@@ -215,7 +217,7 @@ func TestStaleConnections(t *testing.T) {
 // TestUnreachable: nothing was sent, so nothing is remembered.
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	address := freeAddr(t)
+	address := stand.FreeAddr(t)
 	s := start(t, []settings{{"name": "dead", "url": "http://" + address + "/dead", "max_retries": 0}}, nil)
 	for range 3 {
 		r := s.call("dead", "{}")

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // TestOneRecordEach: every request of a mixed run leaves exactly one record, whatever became of it and although the
@@ -28,7 +30,7 @@ func TestOneRecordEach(t *testing.T) {
 		}
 	})
 	s := start(t, []settings{a.tool("ok", nil), a.tool("hang", settings{"timeout": "60s"}), a.tool("reset", nil), a.tool("stream", nil), a.tool("declined", nil), a.tool("blocked", nil), a.tool("read", settings{"effect": "read"}),
-		{"name": "dead", "url": "http://" + freeAddr(t) + "/x", "max_retries": 0}},
+		{"name": "dead", "url": "http://" + stand.FreeAddr(t) + "/x", "max_retries": 0}},
 		settings{"policies": []settings{{"agent_id": "e2e-agent", "blocked_tools": []string{"blocked"}}}, "proxy": settings{"unregistered": "pass"}})
 	elsewhere := act(t, ok)
 

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // keeper is a real redis-server that keeps every write.
@@ -26,8 +28,8 @@ type keeper struct {
 
 func keep(t testing.TB) *keeper {
 	t.Helper()
-	k := &keeper{t: t, addr: freeAddr(t)}
-	k.args = []string{need(t, "redis-server"), "--bind", "127.0.0.1", "--port", port(k.addr), "--dir", t.TempDir(), "--save", "",
+	k := &keeper{t: t, addr: stand.FreeAddr(t)}
+	k.args = []string{stand.Program(t, "redis-server"), "--bind", "127.0.0.1", "--port", port(k.addr), "--dir", t.TempDir(), "--save", "",
 		"--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"}
 	k.run()
 	t.Cleanup(k.kill)

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // shelf is a tool for programs under `run`: /ok is counted, /cut is counted and never answered.
@@ -40,7 +42,7 @@ func newShelf(t *testing.T, more settings) *shelf {
 	}))
 	t.Cleanup(server.Close)
 	s.url = "http://plain.test:" + port(server.URL)
-	s.proxy = freeAddr(t)
+	s.proxy = stand.FreeAddr(t)
 	conf := settings{
 		"proxy":    settings{"listen": s.proxy, "allow_private": []string{"127.0.0.0/8"}, "resolve": settings{"plain.test": "127.0.0.1"}},
 		"policies": []settings{{"agent_id": "*", "blocked_tools": []string{"blocked"}}},
@@ -79,7 +81,7 @@ func (s *shelf) under(t *testing.T, script string, flags ...string) (stdout, std
 func (s *shelf) command(t *testing.T, script string, flags ...string) *exec.Cmd {
 	t.Helper()
 	args := append([]string{"run", "--config", s.config}, flags...)
-	cmd := exec.Command(bin(t), append(args, "--", "sh", "-c", script)...)
+	cmd := exec.Command(stand.Sidecar(t), append(args, "--", "sh", "-c", script)...)
 	cmd.Env = cleanEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	return cmd
@@ -180,7 +182,7 @@ func TestRunEndsAsItsChild(t *testing.T) {
 		if command != "" {
 			args = append(args, command)
 		}
-		cmd := exec.Command(bin(t), args...)
+		cmd := exec.Command(stand.Sidecar(t), args...)
 		cmd.Env = cleanEnv()
 		_ = cmd.Run()
 		if code := cmd.ProcessState.ExitCode(); code != want {
@@ -350,7 +352,7 @@ func TestRunSaysWhyThereIsNoSidecar(t *testing.T) {
 // serve runs a sidecar of a configuration that configured wrote until the test ends.
 func serve(t *testing.T, config string) {
 	t.Helper()
-	cmd := exec.Command(bin(t), "serve", "--config", config)
+	cmd := exec.Command(stand.Sidecar(t), "serve", "--config", config)
 	cmd.Env = cleanEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()

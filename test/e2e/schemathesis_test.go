@@ -9,19 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // schemathesis runs the fuzzer from PyPI over what the description describes, and returns what it says and whether it
 // found nothing. It is bounded by examples and by time.
 func (s *sidecar) schemathesis(document, key string, more ...string) (string, bool) {
 	s.t.Helper()
-	st := filepath.Join(filepath.Dir(virtual(s.t)), "st")
-	if _, err := os.Stat(st); err != nil {
-		if os.Getenv("CI") == "true" {
-			s.t.Fatal("bin/venv has no schemathesis; make tools installs it")
-		}
-		s.t.Skip("SKIPPED: bin/venv has no schemathesis; make tools installs it")
-	}
+	st := stand.Installed(s.t, "venv", "bin", "st")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	document, err := filepath.Abs(document)

@@ -7,27 +7,21 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // virtual is the Python of the virtual environment in which the SDKs are installed.
 func virtual(t testing.TB) string {
 	t.Helper()
-	python, err := filepath.Abs(filepath.Join("..", "..", "bin", "venv", "bin", "python"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	python := stand.Installed(t, "venv", "bin", "python")
 	if exec.Command(python, "-c", "import onceonly").Run() != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("bin/venv has no onceonly-sdk; make tools installs it")
-		}
-		t.Skip("SKIPPED: bin/venv has no onceonly-sdk; make tools installs it")
+		stand.Missing(t, "bin/venv has no onceonly-sdk; make tools installs it")
 	}
 	return python
 }

@@ -6,71 +6,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
-
-// program is the built oo-sidecar: $OO_BIN, or made once for this run.
-var program = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv("OO_BIN"); bin != "" {
-		return bin, nil
-	}
-	dir, err := os.MkdirTemp("", "oo-e2e-bin-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "oo-sidecar")
-	build := exec.Command("go", "build", "-o", bin, "./cmd/oo-sidecar")
-	build.Dir = filepath.Join("..", "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, out)
-	}
-	return bin, err
-})
-
-func bin(t testing.TB) string {
-	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// nextPort goes through the ports below those that the kernel gives to connections and to ":0", from a place of this
-// process's own: a port that is free when it is chosen is still free when the sidecar binds it.
-var nextPort = func() *atomic.Int32 {
-	n := &atomic.Int32{}
-	n.Store(int32(os.Getpid()*37%11000) + 20000)
-	return n
-}()
-
-// freeAddr is a loopback address that nobody listens on, and that is given to nobody else in this run.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+nextPort.Add(1)%12000)
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	panic("unreachable")
-}
 
 // settings is a configuration file as a tree; JSON is YAML.
 type settings map[string]any
@@ -94,7 +42,7 @@ type sidecar struct {
 // start writes the configuration, starts the program and waits until it is ready. It is ended with the test.
 func start(t testing.TB, tools []settings, more settings) *sidecar {
 	t.Helper()
-	s := &sidecar{t: t, proxy: freeAddr(t), api: freeAddr(t), health: freeAddr(t), dir: t.TempDir()}
+	s := &sidecar{t: t, proxy: stand.FreeAddr(t), api: stand.FreeAddr(t), health: stand.FreeAddr(t), dir: t.TempDir()}
 	conf := settings{
 		"version": 1,
 		"agent":   settings{"id": "e2e-agent"},
@@ -160,7 +108,7 @@ func (s *sidecar) run() {
 func (s *sidecar) launch() {
 	s.t.Helper()
 	s.log = &bytes.Buffer{}
-	s.cmd = exec.Command(bin(s.t), "serve", "--config", s.config)
+	s.cmd = exec.Command(stand.Sidecar(s.t), "serve", "--config", s.config)
 	s.cmd.Env = cleanEnv()
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -213,7 +161,7 @@ func (s *sidecar) cli(args ...string) (stdout, stderr string, code int) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, bin(s.t), append(args, "--config", s.config)...)
+	cmd := exec.CommandContext(ctx, stand.Sidecar(s.t), append(args, "--config", s.config)...)
 	cmd.Env = cleanEnv()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

@@ -8,32 +8,21 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// need finds a program that the tests stand on. Missing, it is a loud skip, and a failure in CI.
-func need(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed; make tools installs it", name)
-		}
-		t.Skipf("SKIPPED: %s is not installed; make tools installs it", name)
-	}
-	return path
-}
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
+)
 
 // daemon starts a real server and waits until url answers. It is ended with the test.
 func daemon(t testing.TB, url string, name string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(need(t, name), args...)
+	cmd := exec.Command(stand.Program(t, name), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -84,7 +73,7 @@ func count(t testing.TB, target string) *counted {
 // stripe starts stripe-mock, which validates arguments and does not deduplicate, behind a counter.
 func stripe(t testing.TB) *counted {
 	t.Helper()
-	plain, tls := freeAddr(t), freeAddr(t)
+	plain, tls := stand.FreeAddr(t), stand.FreeAddr(t)
 	daemon(t, "http://"+plain+"/v1/charges", "stripe-mock", "-http-addr", plain, "-https-addr", tls)
 	return count(t, "http://"+plain)
 }
@@ -97,8 +86,8 @@ type mailbox struct {
 
 func mailpit(t testing.TB) mailbox {
 	t.Helper()
-	web, smtp := freeAddr(t), freeAddr(t)
-	daemon(t, "http://"+web+"/livez", "mailpit", "-l", web, "-s", smtp, "--disable-version-check", "-q", "--max", "5000")
+	web, smtp := stand.FreeAddr(t), stand.FreeAddr(t)
+	daemon(t, "http://"+web+"/livez", "mailpit", "--database", filepath.Join(t.TempDir(), "mail.db"), "-l", web, "-s", smtp, "--disable-version-check", "-q", "--max", "5000")
 	return mailbox{count(t, "http://"+web), t}
 }
 

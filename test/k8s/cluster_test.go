@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	core "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -43,7 +44,7 @@ func TestCluster(t *testing.T) {
 	}
 	if os.Getenv("OO_K8S_CLUSTER") == "" { // again, in a network namespace of its own
 		script := "ip link set lo up && ip addr add " + podAddress + "/32 dev lo && exec \"$0\" -test.v -test.run '^TestCluster$'"
-		cmd := exec.Command(need(t, "unshare"), "-n", "sh", "-c", script, os.Args[0])
+		cmd := exec.Command(stand.Program(t, "unshare"), "-n", "sh", "-c", script, os.Args[0])
 		cmd.Env = append(os.Environ(), "OO_K8S_CLUSTER=inside")
 		out, err := cmd.CombinedOutput()
 		t.Logf("%s", out)
@@ -155,7 +156,7 @@ func startCluster(t *testing.T) *cluster {
 	write(t, filepath.Join(c.dir, "account", "namespace"), "oo-sidecar-injector")
 	write(t, filepath.Join(c.dir, "tokens.csv"), "admins-token,admin,1,system:masters\ninjectors-token,"+injectorUser+",2,system:serviceaccounts\n")
 	write(t, filepath.Join(c.dir, "accounts.key"), accountKey(t))
-	c.start(need(t, "etcd"), nil, "--data-dir", filepath.Join(c.dir, "etcd"), "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380")
+	c.start(stand.Program(t, "etcd"), nil, "--data-dir", filepath.Join(c.dir, "etcd"), "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380")
 	c.start(os.Getenv("OO_KUBE_APISERVER"), nil, "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443", "--advertise-address="+podAddress,
 		"--tls-cert-file="+cert, "--tls-private-key-file="+key, "--cert-dir="+c.dir, "--token-auth-file="+filepath.Join(c.dir, "tokens.csv"),
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+filepath.Join(c.dir, "accounts.key"), "--service-account-signing-key-file="+filepath.Join(c.dir, "accounts.key"),
@@ -248,10 +249,7 @@ func (c *cluster) inject() (stop func()) {
 	const port = 8443
 	c.make("v1/namespaces/oo-sidecar-injector/endpoints", fmt.Sprintf(`{"metadata":{"name":"oo-sidecar-injector"},"subsets":[{"addresses":[{"ip":%q}],"ports":[{"name":"reviews","port":%d}]}]}`, podAddress, port), 201)
 	c.make("discovery.k8s.io/v1/namespaces/oo-sidecar-injector/endpointslices", fmt.Sprintf(`{"metadata":{"name":"oo-sidecar-injector-1","labels":{"kubernetes.io/service-name":"oo-sidecar-injector"}},"addressType":"IPv4","endpoints":[{"addresses":[%q],"conditions":{"ready":true}}],"ports":[{"name":"reviews","port":%d,"protocol":"TCP"}]}`, podAddress, port), 201)
-	bin, err := program()
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	bin := stand.Sidecar(c.t)
 	stop = c.start(bin, []string{"KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=6443"}, "injector", "--listen", fmt.Sprintf("%s:%d", podAddress, port),
 		"--health", "127.0.0.1:4782", "--service-account", filepath.Join(c.dir, "account"), "--image", "registry.example/oo-sidecar:1.0.0")
 	c.await("the injector", func() bool {

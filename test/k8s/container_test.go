@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // container runs the image as a container runtime would: its user, its command, a read-only root, mounts.
@@ -104,16 +105,6 @@ func (c container) start() (end func() error) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // said is what a call came to: its body and whether it is a replay.
 func said(proxy, body string) string {
 	resp, err := http.Post("http://"+proxy+"/tools/pay", "application/json", strings.NewReader(body))
@@ -131,7 +122,7 @@ func said(proxy, body string) string {
 // runs: as 65532 with a read-only root it serves and is healthy, ends the call that runs when it is told to stop, and
 // knows after the restart what had run.
 func (img image) runs(t *testing.T) {
-	need(t, "unshare")
+	stand.Program(t, "unshare")
 	var calls atomic.Int32
 	arrived, release := make(chan bool, 1), make(chan bool)
 	tool := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -143,14 +134,14 @@ func (img image) runs(t *testing.T) {
 		fmt.Fprintf(w, "receipt %d", n)
 	}))
 	t.Cleanup(tool.Close)
-	proxy, health := freeAddr(t), freeAddr(t)
+	proxy, health := stand.FreeAddr(t), stand.FreeAddr(t)
 	c := newContainer(t, img, fmt.Sprintf(`version: 1
 proxy: {listen: "%s", allow_private: [127.0.0.0/8], intercept: {enabled: true, ca_key: memory, ca_out: /run/oo-sidecar/trust}}
 api: {listen: "%s"}
 health: {listen: "%s"}
 store: {embedded: {dir: /var/lib/oo-sidecar}}
 tools: [{name: pay, url: "%s/pay", timeout: 60s}]
-`, proxy, freeAddr(t), health, tool.URL))
+`, proxy, stand.FreeAddr(t), health, tool.URL))
 
 	if out, err := c.probe(); err == nil {
 		t.Errorf("healthy before it runs: %s", out)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	core "k8s.io/api/core/v1"
 )
 
@@ -28,9 +29,7 @@ type world struct {
 // in the pod 10.9.0.2 and fd09::2 with the agent's own server on 9000.
 func newWorld(t *testing.T) world {
 	t.Helper()
-	if os.Getuid() != 0 {
-		missing(t, "only root can make network namespaces and become other users")
-	}
+	stand.Root(t, "make network namespaces and become other users")
 	home := homeOfAll(t)
 	w := world{newNamespace(t, home), newNamespace(t, home), home}
 	w.pod.ip("link add eth0 type veth peer name eth0 netns " + w.outside.pid)
@@ -51,7 +50,7 @@ func newWorld(t *testing.T) world {
 // lock loads the rules by the command of the init container, as the rendered manifests have both.
 func (w world) lock(t *testing.T) {
 	t.Helper()
-	need(t, "nft")
+	stand.Program(t, "nft")
 	r := render(t, filepath.Join(examples, "overlays", "production"))
 	lists := r.governed()["billing-agent"].InitContainers
 	at := slices.IndexFunc(lists, func(c core.Container) bool { return c.Name == "oo-egress-lock" })

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // store is buildah with its images in a directory of the test's own.
@@ -102,10 +104,8 @@ type imageConfig struct {
 // buildImage builds the Dockerfile of the repository as it is.
 func buildImage(t *testing.T) image {
 	t.Helper()
-	need(t, "buildah")
-	if os.Getuid() != 0 {
-		missing(t, "only root can build and run an image here")
-	}
+	stand.Program(t, "buildah")
+	stand.Root(t, "build an image and run it")
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)

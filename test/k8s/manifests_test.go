@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	admissionregistration "k8s.io/api/admissionregistration/v1"
 	apps "k8s.io/api/apps/v1"
 	batch "k8s.io/api/batch/v1"
@@ -74,28 +75,10 @@ type unknownKind struct{ name string }
 
 func (e *unknownKind) Error() string { return "no type is known for " + e.name }
 
-// need finds a program that the tests stand on. Missing, it is a loud skip, and a failure in CI.
-func need(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		missing(t, name+" is not installed; make tools installs it")
-	}
-	return path
-}
-
-func missing(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip("SKIPPED: " + what)
-}
-
 // kustomize renders a directory.
 func kustomize(t *testing.T, dir string) []byte {
 	t.Helper()
-	cmd := exec.Command(need(t, "kustomize"), "build", dir)
+	cmd := exec.Command(stand.Program(t, "kustomize"), "build", dir)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()

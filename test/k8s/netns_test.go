@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 )
 
 // TestMain is also what these tests run as other users and in other network namespaces.
@@ -173,9 +175,9 @@ type namespace struct {
 // newNamespace makes one with nothing but loopback, or says why this machine cannot.
 func newNamespace(t *testing.T, home string) namespace {
 	t.Helper()
-	need(t, "nsenter")
-	need(t, "setpriv")
-	need(t, "ip")
+	stand.Program(t, "nsenter")
+	stand.Program(t, "setpriv")
+	stand.Program(t, "ip")
 	holder := exec.Command("cat")
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	input, err := holder.StdinPipe()
@@ -183,7 +185,7 @@ func newNamespace(t *testing.T, home string) namespace {
 		t.Fatal(err)
 	}
 	if err := holder.Start(); err != nil {
-		missing(t, "no network namespace can be made here: "+err.Error())
+		stand.Missing(t, "no network namespace can be made here: "+err.Error())
 	}
 	t.Cleanup(func() {
 		input.Close()
@@ -273,10 +275,7 @@ func homeOfAll(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	bin, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := stand.Sidecar(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

@@ -15,13 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	core "k8s.io/api/core/v1"
 )
 
 // redisOf starts the Redis of a rendered overlay: its configuration and its users, in a directory of this test.
 func redisOf(t *testing.T, r rendered) (addr string) {
 	t.Helper()
-	server := need(t, "redis-server")
+	server := stand.Program(t, "redis-server")
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "users.acl"), string(r.secret(t, "oo-sidecar-redis")["users.acl"]))
 	conf := ""
@@ -36,7 +37,7 @@ func redisOf(t *testing.T, r rendered) (addr string) {
 		}
 		conf = strings.ReplaceAll(conf, from, to)
 	}
-	addr = freeAddr(t)
+	addr = stand.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	write(t, filepath.Join(dir, "redis.conf"), conf+"bind 127.0.0.1\nport "+port+"\n")
 	cmd := exec.Command(server, filepath.Join(dir, "redis.conf"))
@@ -77,14 +78,11 @@ func TestRedisComponent(t *testing.T) {
 	}
 
 	file, _ := r.configuration(t)
-	proxy, health := freeAddr(t), freeAddr(t)
+	proxy, health := stand.FreeAddr(t), stand.FreeAddr(t)
 	env := append(r.environment(t, sidecarOf(r.governed()["agent"])), "PATH="+os.Getenv("PATH"),
 		"OO_STORE__REDIS__ADDRS="+redisOf(t, r), "OO_STORE__REDIS__STRICT=true", "OO_STORE__EMBEDDED__DIR="+t.TempDir(),
-		"OO_PROXY__LISTEN="+proxy, "OO_API__LISTEN="+freeAddr(t), "OO_HEALTH__LISTEN="+health, "OO_PROXY__INTERCEPT__CA_OUT="+t.TempDir())
-	bin, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+		"OO_PROXY__LISTEN="+proxy, "OO_API__LISTEN="+stand.FreeAddr(t), "OO_HEALTH__LISTEN="+health, "OO_PROXY__INTERCEPT__CA_OUT="+t.TempDir())
+	bin := stand.Sidecar(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	cmd := exec.CommandContext(ctx, bin, "serve", "--config", file)

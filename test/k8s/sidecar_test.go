@@ -7,30 +7,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	core "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
-
-// program is the built oo-sidecar: $OO_BIN, or made once for this run.
-var program = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv("OO_BIN"); bin != "" {
-		return bin, nil
-	}
-	dir, err := os.MkdirTemp("", "oo-k8s-bin-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "oo-sidecar")
-	build := exec.Command("go", "build", "-o", bin, "./cmd/oo-sidecar")
-	build.Dir = filepath.Join("..", "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Stderr = os.Stderr
-	return bin, build.Run()
-})
 
 // run runs the program in an environment of its own.
 func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
@@ -41,10 +24,7 @@ func run(t *testing.T, args ...string) (stdout, stderr string, err error) {
 // runIn runs it with variables.
 func runIn(t *testing.T, env []string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	bin, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	bin := stand.Sidecar(t)
 	cmd := exec.Command(bin, args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	var out, errs bytes.Buffer

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
+	"github.com/oo-sidecar/oo-sidecar/test/stand"
 	admission "k8s.io/api/admission/v1"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
@@ -73,25 +74,11 @@ func pair(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
 	return certFile, keyFile, roots
 }
 
-// freePort is one that nobody listens on now.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // startInjector runs the program until the test ends; ready says whether to wait until it is.
 func startInjector(t *testing.T, args ...string) (address string) {
 	t.Helper()
-	bin, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	address, probes := freePort(t), freePort(t)
+	bin := stand.Sidecar(t)
+	address, probes := stand.FreeAddr(t), stand.FreeAddr(t)
 	cmd := exec.Command(bin, append([]string{"injector", "--listen", address, "--health", probes, "--image", "registry.example/oo-sidecar:1.0.0"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var log bytes.Buffer
