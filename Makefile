@@ -28,6 +28,7 @@ test: tools unit e2e
 unit:
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) build $(RACE) ./...
 	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -p 1 -timeout 15m ./...
+	$(if $(RACE),$(GO) test -run Allocat ./dedup ./hmac # not counted with the race detector)
 	OO_TEST_STORE=redis $(GO) test ./internal/api
 
 e2e: build

@@ -104,7 +104,7 @@ func TestSignerIsSafeForGoroutines(t *testing.T) {
 
 func TestSumDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
-		t.Skip("under the race detector pools forget on purpose")
+		t.Skip("under the race detector pools forget on purpose: make unit runs it again without")
 	}
 	s, msg := NewSigner([]byte("secret")), []byte("message")
 	if n := testing.AllocsPerRun(200, func() { s.Sum(msg) }); n != 0 {

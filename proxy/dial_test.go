@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/govern"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
 )
 
@@ -39,14 +40,15 @@ func addrs(texts ...string) (all []netip.Addr) {
 	return all
 }
 
-// listenOn accepts and drops connections on host, at port or a free one.
-func listenOn(t *testing.T, host, port string) (gotPort string) {
+// listenOn accepts and drops connections on a free port.
+func listenOn(t *testing.T, host string) (port string) {
 	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
-	if err != nil {
-		t.Skipf("cannot listen on %s: %v", host, err)
-	}
-	t.Cleanup(func() { l.Close() })
+	l, port := listenOnAll(t, host)
+	drop(l[0])
+	return port
+}
+
+func drop(l net.Listener) {
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -56,8 +58,29 @@ func listenOn(t *testing.T, host, port string) (gotPort string) {
 			c.Close()
 		}
 	}()
-	_, gotPort, _ = net.SplitHostPort(l.Addr().String())
-	return gotPort
+}
+
+// listenOnAll listens at one port of all the hosts, which are addresses of loopback: one that is free on each of them.
+func listenOnAll(t *testing.T, hosts ...string) (all []net.Listener, port string) {
+	t.Helper()
+	var err error
+	for range 20 {
+		all, port = nil, "0"
+		for _, host := range hosts {
+			var l net.Listener
+			if l, err = net.Listen("tcp", net.JoinHostPort(host, port)); err != nil {
+				break
+			}
+			t.Cleanup(func() { l.Close() })
+			all = append(all, l)
+			_, port, _ = net.SplitHostPort(l.Addr().String())
+		}
+		if err == nil {
+			return all, port
+		}
+	}
+	needed.Missing(t, err.Error()) // Linux has all of 127.0.0.0/8
+	return nil, ""
 }
 
 func TestNewDialerErrors(t *testing.T) {
@@ -77,7 +100,7 @@ func TestNewDialerErrors(t *testing.T) {
 }
 
 func TestDialJudges(t *testing.T) {
-	port := listenOn(t, "127.0.0.1", "0")
+	port := listenOn(t, "127.0.0.1")
 	target := func(host string) tool.Target {
 		return tool.Target{Scheme: "http", Authority: host + ":" + port, Path: "/"}
 	}
@@ -127,7 +150,7 @@ func TestDialJudges(t *testing.T) {
 }
 
 func TestDialRefusesOwnListeners(t *testing.T) {
-	port := listenOn(t, "127.0.0.1", "0")
+	port := listenOn(t, "127.0.0.1")
 	own := netip.MustParseAddrPort("127.0.0.1:" + port)
 	everything := Config{Resolve: map[string]string{"api.test": "127.0.0.1"}, AllowPrivate: []string{"0.0.0.0/0", "::/0"}}
 	d := newDialer(t, everything, map[string][]string{"me.test": {"::ffff:127.0.0.1"}}, own)
@@ -142,8 +165,10 @@ func TestDialRefusesOwnListeners(t *testing.T) {
 
 // A name is resolved once for each dial, and a name server that changes its mind gains nothing.
 func TestRebinding(t *testing.T) {
-	port := listenOn(t, "127.0.0.2", "0")
-	listenOn(t, "127.0.0.1", port)
+	both, port := listenOnAll(t, "127.0.0.2", "127.0.0.1")
+	for _, l := range both {
+		drop(l)
+	}
 	asked := 0
 	d, err := NewDialer(Config{AllowPrivate: []string{"127.0.0.2/32"}})
 	if err != nil {
@@ -174,8 +199,9 @@ func TestRebinding(t *testing.T) {
 
 func TestDialFallsThrough(t *testing.T) {
 	noLeaks(t)
-	port := listenOn(t, "127.0.0.1", "0")
-	full := deaf(t, "127.0.0.9", port)
+	both, port := listenOnAll(t, "127.0.0.1", "127.0.0.9")
+	drop(both[0])
+	full := deaf(t, both[1])
 	for name, answer := range map[string][]string{
 		"refused first":              {"127.0.0.8", "127.0.0.7", "127.0.0.1"},
 		"other family first":         {"::1", "127.0.0.1"},
@@ -196,14 +222,9 @@ func TestDialFallsThrough(t *testing.T) {
 	}
 }
 
-// deaf listens at an address of which the queue is full, so that connecting neither works nor fails.
-func deaf(t *testing.T, host, port string) string {
+// deaf fills the listener's queue, so that connecting neither works nor fails, and gives its host.
+func deaf(t *testing.T, l net.Listener) (host string) {
 	t.Helper()
-	l, err := net.Listen("tcp", host+":"+port)
-	if err != nil {
-		t.Skip(err)
-	}
-	t.Cleanup(func() { l.Close() })
 	raw, err := l.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -212,20 +233,21 @@ func deaf(t *testing.T, host, port string) string {
 		t.Fatal(err)
 	}
 	for range 16 {
-		conn, err := net.DialTimeout("tcp", host+":"+port, 100*time.Millisecond)
+		conn, err := net.DialTimeout("tcp", l.Addr().String(), 100*time.Millisecond)
 		if err != nil {
-			return host
+			return l.Addr().(*net.TCPAddr).IP.String()
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
-	t.Skip("this system does not let a queue fill up")
+	needed.Missing(t, "this system does not let a queue fill up")
 	return ""
 }
 
 func TestDialErrors(t *testing.T) {
 	noLeaks(t)
-	port := listenOn(t, "127.0.0.1", "0")
-	full := deaf(t, "127.0.0.9", port)
+	both, port := listenOnAll(t, "127.0.0.1", "127.0.0.9")
+	drop(both[0])
+	full := deaf(t, both[1])
 	d := newDialer(t, loopback, map[string][]string{"empty.test": {}, "dead.test": {"127.0.0.8", "127.0.0.7"}})
 	for _, c := range []struct{ authority, words string }{
 		{"none.test:80", "look up none.test: no such host"},

@@ -126,7 +126,7 @@ func TestViaFails(t *testing.T) {
 			t.Errorf("the error shows the password: %v", s.err)
 		}
 	}
-	dead := listenOn(t, "127.0.0.1", "0")
+	dead := listenOn(t, "127.0.0.1")
 	u := viaUpstream(t, "http://127.0.0.8:"+dead, Config{}, nil)
 	send(t, u, attemptTo("tool.test:80")).wantError(t, govern.Queued, govern.ErrUnreachable, "connection refused (on the way to tool.test:80, by proxy.via)")
 }

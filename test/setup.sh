@@ -16,6 +16,7 @@ need bash bash
 need curl curl
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 need openssl openssl
+need keytool default-jre-headless
 need python3 python3
 need node nodejs
 need npm npm

@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 	"github.com/oo-sidecar/oo-sidecar/internal/pod"
 )
 
@@ -177,11 +178,7 @@ func TestTrustStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keytool, err := exec.LookPath("keytool")
-	if err != nil {
-		t.Skip("SKIPPED: keytool of a Java runtime is not installed")
-	}
-	out, err := exec.Command(keytool, "-list", "-keystore", found.Store, "-storetype", "PKCS12", "-v").CombinedOutput()
+	out, err := exec.Command(needed.Program(t, "keytool"), "-list", "-keystore", found.Store, "-storetype", "PKCS12", "-v").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -14,7 +14,7 @@ func Program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		missing(t, name+" is not installed; make tools installs it")
+		Missing(t, name+" is not installed; make tools installs it")
 	}
 	return path
 }
@@ -29,7 +29,7 @@ func Corpus(t testing.TB, name string) string {
 	}
 	path := filepath.Join(dir, filepath.FromSlash(name))
 	if _, err := os.Stat(path); err != nil {
-		missing(t, "the test data "+name+" is missing; set OO_CORPORA to the folder of the corpora")
+		Missing(t, "the test data "+name+" is missing; set OO_CORPORA to the folder of the corpora")
 	}
 	return path
 }
@@ -51,7 +51,8 @@ func root(t testing.TB) string {
 	}
 }
 
-func missing(t testing.TB, why string) {
+// Missing says why a test cannot run.
+func Missing(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatal(why)
