@@ -30,6 +30,7 @@ fi
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools
+need cc gcc
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
 	sudo=""

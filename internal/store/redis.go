@@ -45,7 +45,7 @@ type Redis struct {
 
 	epochs   atomic.Int64 // how often another server, or another life of it, was met
 	asserted atomic.Int64 // the same, as of the last time that all own calls were asserted
-	heldTill atomic.Int64 // new mutating claims wait until then; local clock, Unix ns
+	heldTill atomic.Int64 // new mutating claims wait until then; since processStart, which no clock that is set changes, ns
 	unknown  atomic.Int64 // as of the last beat
 	open     atomic.Int64 // the same, running ones included
 	double   atomic.Pointer[func()]
@@ -189,7 +189,9 @@ func (r *Redis) asked(echo string, run func([]any) (any, error), args []any) (ve
 	if perr != nil {
 		return v, fmt.Errorf("%w: %w", errLost, errors.Join(perr, err))
 	}
-	r.clock.learn(sent, v.wall)
+	if by := r.clock.learn(sent, &v); by != 0 {
+		r.local.log.Warn("the clock of Redis was set: windows and budgets go by it; have NTP slew it, not step it", "by", by.String())
+	}
 	return v, err
 }
 
@@ -201,19 +203,6 @@ func (r *Redis) background(f func()) {
 		r.work.Go(f)
 	}
 }
-
-// serverClock estimates the server's clock, never behind it by more than clocks drift apart between two answers.
-type serverClock struct{ offset atomic.Int64 } // microseconds; the server's clock less ours when the question was sent
-
-var clockStart = time.Now()
-
-// learn takes what the server's clock said in the answer to a question sent then. What the way back took makes the
-// estimate late, never early.
-func (c *serverClock) learn(sent time.Time, wall int64) {
-	c.offset.Store(wall - sent.Sub(clockStart).Microseconds())
-}
-
-func (c *serverClock) now() int64 { return time.Since(clockStart).Microseconds() + c.offset.Load() }
 
 // now is the store's time, as far as it is known without asking.
 func (r *Redis) now() time.Time { return instant(r.clock.now() + r.ahead().Microseconds()) }

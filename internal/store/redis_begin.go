@@ -61,7 +61,7 @@ var errForgot = errors.New("Redis has forgotten what it held")
 
 // hold waits while others tell a new server what they hold.
 func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
-	wait := time.Until(time.Unix(0, r.heldTill.Load()))
+	wait := time.Duration(r.heldTill.Load()) - time.Since(processStart)
 	if c.Effect == tool.Read || wait <= 0 && r.asserted.Load() == r.epochs.Load() {
 		return nil
 	}

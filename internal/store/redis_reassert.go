@@ -25,7 +25,7 @@ func (r *Redis) holdClaims() {
 	if hold <= 0 {
 		hold = 2 * time.Second
 	}
-	r.heldTill.Store(time.Now().Add(hold).UnixNano())
+	r.heldTill.Store(int64(time.Since(processStart) + hold))
 }
 
 // reassert has what this sidecar did said again.

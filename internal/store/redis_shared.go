@@ -436,6 +436,9 @@ func (r *Redis) Facts() [][2]string {
 		{"redis_memory", fmt.Sprintf("%.0f%% of maxmemory", 100*j.Memory)},
 		{"kill_switch_read_ms", strconv.FormatInt(min(r.sinceSwitchHeard().Milliseconds(), 1<<40), 10)},
 	}
+	for _, line := range r.clock.facts(r.ahead()) {
+		facts = append(facts, [2]string{"redis_clock", line})
+	}
 	for _, p := range append(j.Problems[:len(j.Problems):len(j.Problems)], j.Unchecked...) {
 		facts = append(facts, [2]string{"redis_weakness", p})
 	}

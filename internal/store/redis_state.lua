@@ -186,17 +186,19 @@ local function release(s, generation, till)
 	s.effect, s.sent, s.timeout, s.unknownfor = 0, 0, 0, 0
 end
 
+-- conclude ends a call, never before its claim, wherever the clock stands.
 local function conclude(s, outcome, keep)
+	local at = math.max(now, s.claimed, s.sent)
 	settle(s, outcome)
-	s.outcome, s.ended = outcome, now
+	s.outcome, s.ended = outcome, at
 	if outcome == UNKNOWN and s.effect ~= READ then
-		s.expires = s.unknownfor > 0 and now + s.unknownfor or 0
+		s.expires = s.unknownfor > 0 and at + s.unknownfor or 0
 	elseif outcome == NOTSENT then
-		release(s, s.generation, now + DAY)
+		release(s, s.generation, at + DAY)
 	elseif keep <= 0 or outcome == UNKNOWN then
-		release(s, 0, now)
+		release(s, 0, at)
 	else
-		s.expires = now + keep
+		s.expires = at + keep
 	end
 end
 

@@ -23,30 +23,33 @@ import (
 type Server struct {
 	Addr string // of its listener, host:port; in clear, also when it speaks TLS beside
 
-	t    testing.TB
-	dir  string
-	args []string
-	cmd  *exec.Cmd
-	exit chan struct{} // closed when the process has ended
+	t      testing.TB
+	dir    string
+	args   []string
+	env    []string // nil: this process's
+	beside string   // the file that sets its clock
+	cmd    *exec.Cmd
+	exit   chan struct{} // closed when the process has ended
 }
 
 // Start starts one server that keeps every write (appendonly, appendfsync always) and evicts nothing. Further settings
 // are given as on its command line, such as "--maxmemory", "8mb".
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, needed.Program(t, "redis-server"), t.TempDir(), freePort(t), args)
+	s := &Server{t: t}
+	return s.start(needed.Program(t, "redis-server"), t.TempDir(), freePort(t), args)
 }
 
-func start(t testing.TB, binary, dir string, port int, args []string) *Server {
-	t.Helper()
-	s := &Server{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), t: t, dir: dir}
+func (s *Server) start(binary, dir string, port int, args []string) *Server {
+	s.t.Helper()
+	s.Addr, s.dir = net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), dir
 	s.args = append([]string{
 		binary, "--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir", dir, "--save", "", "--appendonly", "yes",
 		"--appendfsync", "always", "--maxmemory-policy", "noeviction", "--daemonize", "no", "--logfile", filepath.Join(dir, "log"),
 		"--repl-diskless-sync-delay", "0", "--enable-debug-command", "local",
 	}, args...)
 	s.run()
-	t.Cleanup(s.Kill)
+	s.t.Cleanup(s.Kill)
 	s.await()
 	return s
 }
@@ -54,7 +57,7 @@ func start(t testing.TB, binary, dir string, port int, args []string) *Server {
 func (s *Server) run() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
-	s.cmd.SysProcAttr = endWithTest()
+	s.cmd.Env, s.cmd.SysProcAttr = s.env, endWithTest()
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("start %s: %v", s.args[0], err)
 	}
