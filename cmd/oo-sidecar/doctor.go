@@ -20,14 +20,17 @@ func newDoctor(a *app) *cobra.Command {
 	var agent string
 	var direct []string
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Find out whether calls are really governed; exits with 1 when something is wrong", Args: cobra.NoArgs,
+		Use: "doctor [flags] [-- COMMAND [ARGUMENT...]]", DisableFlagsInUseLine: true, Args: afterDash,
+		Short: "Find out whether calls are really governed; exits with 1 when something is wrong",
 		Long: "Look at the running sidecar and at this machine from where an agent stands, and say what to mend: is the sidecar up,\n" +
 			"is the store what the configuration promises, does each runtime found here (curl, Python, Node, Go, Java) go through\n" +
 			"the sidecar and trust its CA, can this user go around it, is the clock sane, is the api closed to the agent.\n" +
+			"A runtime that does not is a warning, and wrong only if it is the one that COMMAND, which is not run, would use.\n" +
 			"Run it as the agent's user. It calls the sidecar itself, and to find a way around it opens a connection to at most\n" +
 			"three hosts of the tools, or to those named with --direct, and closes it again without sending anything.",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d := &doctor{app: a, direct: direct, agent: agent}
+		Example: "  oo-sidecar doctor\n  oo-sidecar doctor -- python agent.py",
+		RunE: func(cmd *cobra.Command, argv []string) error {
+			d := &doctor{app: a, direct: direct, agent: agent, argv: argv}
 			d.examine(cmd.Context())
 			return d.report(a.stdout, out)
 		},
@@ -38,12 +41,21 @@ func newDoctor(a *app) *cobra.Command {
 	return cmd
 }
 
+// afterDash takes arguments behind -- only.
+func afterDash(cmd *cobra.Command, args []string) error {
+	if cmd.ArgsLenAtDash() != 0 {
+		return cobra.NoArgs(cmd, args)
+	}
+	return nil
+}
+
 // state is what a finding means.
 type state string
 
 const (
 	fine state = "ok"
 	note state = "note" // worth knowing, nothing is wrong
+	warn state = "warn" // wrong if the agent is concerned, which cannot be told
 	bad  state = "bad"
 )
 
@@ -60,6 +72,7 @@ type doctor struct {
 	app    *app
 	agent  string
 	direct []string
+	argv   []string // the command that the agent is; none: whatever is here may be
 
 	plan     *plan
 	cfg      *config.Config // of the running sidecar, as far as it is known

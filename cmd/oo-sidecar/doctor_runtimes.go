@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -71,7 +72,7 @@ func newFetch(a *app) *cobra.Command {
 func (d *doctor) runtimes(ctx context.Context) {
 	list, _ := d.outlet.Variables(os.LookupEnv)
 	env := overlay(os.Environ(), list)
-	all := clientRuntimes
+	all, used := d.used()
 	if self, err := os.Executable(); err == nil {
 		all = append([]clientRuntime{{name: "Go", command: []string{self, "doctor-fetch"}, mend: "http.Transport reads the variables where Proxy is http.ProxyFromEnvironment"}}, all...)
 	}
@@ -81,9 +82,34 @@ func (d *doctor) runtimes(ctx context.Context) {
 		tried.Go(func() { results[i] = d.try(ctx, &all[i], env) })
 	}
 	tried.Wait()
-	for _, r := range results {
-		d.findings = append(d.findings, r...)
+	for i, r := range results {
+		for _, f := range r {
+			if f.State == bad && all[i].name != "Go" && all[i].name != used { // Go's is this program's own: it shows that the way is there
+				f.State = warn
+			}
+			d.findings = append(d.findings, f)
+		}
 	}
+}
+
+// used are the runtimes to be tried, and which of them the agent's command uses, by its own program.
+func (d *doctor) used() (all []clientRuntime, used string) {
+	all = slices.Clone(clientRuntimes)
+	if len(d.argv) == 0 {
+		return all, ""
+	}
+	used, program := runtimeOf(d.argv[0])
+	if used == "" {
+		d.find("command", note, "look at the runtimes below for the one it uses", "what %s is run by cannot be told", d.argv[0])
+		return all, ""
+	}
+	for i := range all {
+		if all[i].name == used && program != "" {
+			all[i].command = append([]string{program}, all[i].command[1:]...)
+		}
+	}
+	d.find("command", fine, "", "%s is run by %s", d.argv[0], used)
+	return all, used
 }
 
 // try is what one runtime came to; nothing when it is not installed.

@@ -55,7 +55,7 @@ func (a *app) runChild(ctx context.Context, agent string, argv []string) error {
 		return exit{1, err}
 	}
 	fmt.Fprintln(a.stderr, "oo-sidecar: "+h.greeting(ctx))
-	for _, note := range notes {
+	for _, note := range append(notes, h.warnings(program)...) {
 		fmt.Fprintln(a.stderr, "oo-sidecar: "+note)
 	}
 	c := child{program: program, argv: argv, env: env, stdin: a.stdin, stdout: a.stdout, stderr: a.stderr}
@@ -97,6 +97,19 @@ func overlay(env []string, list []variable) []string {
 		out = append(out, v.Name+"="+v.Value)
 	}
 	return out
+}
+
+// warnings are what a program of this kind cannot do here. The JDK's clients send proxy credentials only where the
+// program's own code has an Authenticator: no option and no variable makes them.
+func (h *host) warnings(program string) []string {
+	if name, _ := runtimeOf(program); name != "Java" || h.user == "" {
+		return nil
+	}
+	mend := "give it an Authenticator, or this agent a sidecar without agent.proxy_users"
+	if h.started {
+		mend = "start the sidecar beforehand (oo-sidecar serve, with proxy.intercept.enabled for https), which asks for none, or give it an Authenticator"
+	}
+	return []string{"Java's own clients send no proxy credentials, which this sidecar asks for, and their calls are refused with 407: " + mend}
 }
 
 // greeting says through which sidecar the child calls, and what that is worth.

@@ -12,6 +12,7 @@ func TestWrongCommandLines(t *testing.T) {
 		{"srve", "Did you mean this?"},
 		{"srve", "see oo-sidecar --help"},
 		{"serve extra", "oo-sidecar serve; write: oo-sidecar serve [flags]"},
+		{"doctor curl", "write: oo-sidecar doctor [flags] [-- COMMAND"},
 		{"agent disable", "write: oo-sidecar agent disable ID [flags]"},
 		{"agent disable x", `"reason" not set; see oo-sidecar agent disable --help`},
 		{"agent disable x --reason=", "--reason is empty; say why"},

@@ -103,8 +103,8 @@ func TestDoctor(t *testing.T) {
 		"curl": `exec ` + stand.Program(t, "curl") + ` -q --noproxy '*' "$@"`, "python3": `echo "oo-sidecar of another kind"`,
 	})
 	all, code = doctor(t, nil, append(env, "NO_PROXY=.test", "LEFT_OVER=Bearer "+operatorKeyOf(t, s)), "--config", s.config, "--direct", s.proxy)
-	all.is(t, "curl", "bad", "do not go through the sidecar")
-	all.is(t, "Python", "bad", "of another kind")
+	all.is(t, "curl", "warn", "do not go through the sidecar")
+	all.is(t, "Python", "warn", "of another kind")
 	all.is(t, "tool ok", "bad", "NO_PROXY names plain.test")
 	all.is(t, "api", "bad", "LEFT_OVER holds the operator's key")
 	all.is(t, "way around", "note", "bypassable: "+s.proxy)
@@ -113,6 +113,41 @@ func TestDoctor(t *testing.T) {
 	}
 	all, _ = doctor(t, nil, env, "--config", s.config, "--direct", stand.FreeAddr(t))
 	all.is(t, "way around", "ok", "enforced")
+}
+
+// TestDoctorOfACommand: a runtime that does not go through the sidecar is wrong where the agent uses it.
+func TestDoctorOfACommand(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, nil)
+	serve(t, s.config)
+	agent := filepath.Join(t.TempDir(), "agent")
+	if err := os.WriteFile(agent, []byte("#!/usr/bin/env -S python3 -u\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	env := only(t, map[string]string{"curl": "", "python3": `echo "around"`, "unheard-of": "exit 1"})
+	all, code := doctor(t, nil, env, "--config", s.config)
+	all.is(t, "Python", "warn", "do not go through")
+	if code != 0 {
+		t.Errorf("a runtime that nobody may use: exit %d", code)
+	}
+	for _, c := range []struct {
+		command      []string
+		check, state string
+		code         int
+	}{
+		{[]string{"curl", "http://x"}, "Python", "warn", 0},
+		{[]string{"python3", "agent.py"}, "Python", "bad", 1},
+		{[]string{agent, "--config", "its-own"}, "Python", "bad", 1},
+		{[]string{stand.Installed(t, "venv", "bin", "python")}, "Python", "ok", 0},
+		{[]string{"unheard-of"}, "command", "note", 0},
+		{[]string{"not-there"}, "command", "note", 0},
+	} {
+		all, code := doctor(t, nil, env, append([]string{"--config", s.config, "--"}, c.command...)...)
+		all.is(t, c.check, c.state, "")
+		if code != c.code {
+			t.Errorf("%v: exit %d, wanted %d: %v", c.command, code, c.code, all)
+		}
+	}
 }
 
 func operatorKeyOf(t *testing.T, s *shelf) string {
@@ -136,7 +171,7 @@ func TestDoctorOfIntercepted(t *testing.T) {
 	all.is(t, "interception", "ok", "bundle.pem")
 	all.is(t, "Go", "ok", "over http and https")
 	all.is(t, "Python", "ok", "over http and https")
-	all.is(t, "curl", "bad", "does not trust its CA")
+	all.is(t, "curl", "warn", "does not trust its CA")
 }
 
 // TestDoctorAsAnotherUser: an agent of its own user cannot read the keys; when it can go around the sidecar that is bad.

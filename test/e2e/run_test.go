@@ -421,3 +421,32 @@ func TestRunKeepsWhatTheUserHad(t *testing.T) {
 		t.Errorf("files %v", values[2:])
 	}
 }
+
+// TestRunOfJava: its clients send no proxy credentials, so who runs one is told beforehand what to do.
+func TestRunOfJava(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, nil)
+	java := filepath.Join(t.TempDir(), "java")
+	if err := os.WriteFile(java, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	say := func(program string) string {
+		cmd := exec.Command(stand.Sidecar(t), "run", "--config", s.config, "--", program)
+		cmd.Env = cleanEnv()
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out)
+	}
+	if out := say(java); !strings.Contains(out, "Java's own clients send no proxy credentials") || !strings.Contains(out, "oo-sidecar serve") {
+		t.Errorf("a sidecar that run started: %s", out)
+	}
+	if out := say("true"); strings.Contains(out, "Java's") {
+		t.Errorf("no Java: %s", out)
+	}
+	serve(t, s.config)
+	if out := say(java); strings.Contains(out, "Java's") {
+		t.Errorf("a sidecar that asks for no credentials: %s", out)
+	}
+}
