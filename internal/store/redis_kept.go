@@ -24,6 +24,8 @@ type keptView struct {
 // keptShared is that file.
 type keptShared struct {
 	Version int               `json:"v"`
+	Prefix  *string           `json:"prefix,omitempty"` // of the namespace that this is of; nil: written before it was kept
+	DB      int               `json:"db,omitempty"`
 	Off     map[string]string `json:"off"`     // by agent, as the server has them
 	On      map[string]uint64 `json:"on"`      // the revisions at which agents were let go
 	Entries map[string]string `json:"entries"` // by field, as the server has them
@@ -71,7 +73,7 @@ func (s *shared) keep() {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
 	s.mu.Lock()
-	kept := keptShared{Version: 1, Off: map[string]string{}, On: maps.Clone(s.on), Entries: map[string]string{}}
+	kept := keptShared{Version: 1, Prefix: &s.c.cfg.Prefix, DB: s.c.cfg.DB, Off: map[string]string{}, On: maps.Clone(s.on), Entries: map[string]string{}}
 	var err error
 	for agent, t := range s.off {
 		value, bad := json.Marshal(switchRecord{t.Reason, t.Who, t.Since})
@@ -87,9 +89,20 @@ func (s *shared) keep() {
 	}
 }
 
+// ofHere says why what was kept must not be given to this namespace: it is another one's, and so is the journal beside it.
+func (k *keptShared) ofHere(dir string, cfg RedisConfig) error {
+	if k.Prefix == nil || *k.Prefix == cfg.Prefix && k.DB == cfg.DB {
+		return nil
+	}
+	return fmt.Errorf("%s holds the journal of a sidecar with store.redis.prefix %q and db %d, and the configuration says %q and %d: calls, switches and policies of there would be taken for those of here; set them back, or give this sidecar another store.embedded.dir", dir, *k.Prefix, k.DB, cfg.Prefix, cfg.DB)
+}
+
 // recall takes in what was kept of the switch. What the server says later holds where it is newer.
 func (s *shared) recall() error {
 	kept, err := s.kept.read()
+	if err == nil {
+		err = kept.ofHere(s.opt.Dir, s.c.cfg)
+	}
 	if err != nil {
 		return err
 	}
