@@ -44,10 +44,6 @@ var neverCounted = []string{
 	"*request-id",
 }
 
-// NeverCounted returns the published list of headers that never make two calls different, in lower case; a * at
-// either end stands for any text.
-func NeverCounted() []string { return slices.Clone(neverCounted) }
-
 // weight says what a header is to a call's key, or why it is nothing.
 type weight string
 

@@ -80,9 +80,3 @@ func (m *Mask) hex(key [32]byte, n int) string {
 	sum := m.signer.put(st)
 	return hex.EncodeToString(sum[:n])
 }
-
-// Shown is Mask.Shown for single use.
-func Shown(secret, key [32]byte) string { return NewMask(secret[:]).Shown(key) }
-
-// Short is Mask.Short for single use.
-func Short(secret, key [32]byte) string { return NewMask(secret[:]).Short(key) }

@@ -121,10 +121,10 @@ func TestMask(t *testing.T) {
 	secret[0], key[0] = 1, 2
 	want := Sum(secret[:], key[:])
 	m := NewMask(secret[:])
-	if got := m.Shown(key); got != hex.EncodeToString(want[:]) || got != Shown(secret, key) {
+	if got := m.Shown(key); got != hex.EncodeToString(want[:]) {
 		t.Errorf("shown as %s", got)
 	}
-	if got := m.Short(key); got != m.Shown(key)[:16] || got != Short(secret, key) {
+	if got := m.Short(key); got != m.Shown(key)[:16] {
 		t.Errorf("short is %s", got)
 	}
 	if strings.Contains(m.Shown(key), hex.EncodeToString(key[:8])) {

@@ -241,11 +241,8 @@ const cutMark = "…"
 
 const hexDigits = "0123456789abcdef"
 
-// appendText appends s as a JSON string on one line that is also safe inside HTML and JavaScript.
-// Bytes that are no UTF-8 become U+FFFD.
-func appendText(dst []byte, s string) []byte { return appendCut(dst, s, maxText) }
-
-// appendCut is appendText of at most so many bytes of s; what was cut already is not cut again.
+// appendCut appends s as a JSON string on one line that is also safe inside HTML and JavaScript; bytes that are no UTF-8
+// become U+FFFD. It takes at most so many bytes of s; what was cut already is not cut again.
 func appendCut(dst []byte, s string, most int) []byte {
 	cut := len(s) > most && !(len(s) <= most+len(cutMark) && strings.HasSuffix(s, cutMark))
 	if cut {

@@ -46,7 +46,7 @@ func FuzzText(f *testing.F) {
 
 func agrees(t *testing.T, s string) {
 	t.Helper()
-	ours := appendText(nil, s)
+	ours := appendCut(nil, s, maxText)
 	theirs, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +144,7 @@ func TestLongStringsAreCut(t *testing.T) {
 		for pad := range 4 {
 			s := strings.Repeat("x", pad) + strings.Repeat(r, 40_000)
 			var got string
-			if err := json.Unmarshal(appendText(nil, s), &got); err != nil {
+			if err := json.Unmarshal(appendCut(nil, s, maxText), &got); err != nil {
 				t.Fatal(err)
 			}
 			text, cut := strings.CutSuffix(got, "…")
@@ -153,7 +153,7 @@ func TestLongStringsAreCut(t *testing.T) {
 			}
 		}
 	}
-	if b := appendText(nil, strings.Repeat("\x80", 40_000)); len(b) > 6*maxText+16 {
+	if b := appendCut(nil, strings.Repeat("\x80", 40_000), maxText); len(b) > 6*maxText+16 {
 		t.Errorf("40,000 bytes that are no UTF-8 became %d", len(b))
 	}
 }
