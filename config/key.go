@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // keyFile is the operator key that is made when the configuration has none.
@@ -41,25 +43,11 @@ func EnsureOperatorKey(dir string) (key, path string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", path, err
 	}
-	if err := writeKey(dir, path, "oo_operator_"+rand.Text()); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := whole.Create(path, []byte("oo_operator_"+rand.Text()+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", path, fmt.Errorf("the operator key cannot be written: %w", err)
 	}
 	key, err = readKey(path)
 	return key, path, err
-}
-
-// writeKey puts the key at path whole or not at all; it fails with fs.ErrExist when there is one.
-func writeKey(dir, path, key string) error {
-	f, err := os.CreateTemp(dir, keyFile+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(key + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Link(f.Name(), path)
 }
 
 // readKey reads a key file that not everybody can read.

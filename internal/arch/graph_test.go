@@ -18,15 +18,15 @@ const module = "github.com/oo-sidecar/oo-sidecar/"
 // mayImport is the graph of ARCHITECTURE.md: what each package may import of ours. A package that is not named here
 // may import nothing of ours; cmd may import anything.
 var mayImport = map[string][]string{
-	"config":                   {"internal/tool", "policy", "proxy", "internal/store", "internal/api", "internal/govern", "internal/control"},
-	"internal/control":         {"dedup", "hmac", "internal/tool", "internal/audit"},
+	"config":                   {"internal/tool", "policy", "proxy", "internal/store", "internal/api", "internal/govern", "internal/control", "internal/whole"},
+	"internal/control":         {"dedup", "hmac", "internal/tool", "internal/audit", "internal/whole"},
 	"proxy":                    {"internal/govern", "internal/listen", "internal/tool"},
 	"internal/govern":          {"dedup", "policy", "hmac", "internal/tool", "internal/audit"},
 	"internal/api":             {"internal/activity", "internal/listen", "internal/govern", "internal/lease", "internal/tool", "policy", "internal/audit", "dedup"},
-	"internal/store":           {"internal/activity", "dedup", "internal/lease", "internal/tool", "internal/audit", "internal/journal"},
+	"internal/store":           {"internal/activity", "dedup", "internal/lease", "internal/tool", "internal/audit", "internal/journal", "internal/whole"},
 	"internal/store/storetest": {"dedup", "internal/lease", "internal/tool"},
 	"internal/store/redistest": {"internal/needed"},
-	"internal/audit":           {"internal/journal"},
+	"internal/audit":           {"internal/journal", "internal/whole"},
 	"internal/metrics":         {"internal/audit", "internal/tool"},
 	"internal/health":          {"internal/listen"},
 	"internal/inject":          {"internal/pod"},

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // KeyFile is the name of the file beside the journal that holds the key by which heads are signed.
@@ -61,40 +63,9 @@ func MakeKey(dir string) (*Key, error) {
 	}
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed) // does not fail
-	if err := place(filepath.Join(dir, KeyFile), keyPrefix+base64.StdEncoding.EncodeToString(seed)+"\n"); err != nil {
+	text := keyPrefix + base64.StdEncoding.EncodeToString(seed) + "\n"
+	if err := whole.Create(filepath.Join(dir, KeyFile), []byte(text)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	return LoadKey(dir) // that of another process, if it was faster
-}
-
-// place writes a file whole or not at all and leaves one that is there already as it is.
-func place(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), KeyFile+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

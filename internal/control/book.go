@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // held is a lease that this sidecar holds, or of which it still has to say how its call ended.
@@ -141,7 +142,7 @@ func (b *book) rewrite() error {
 		}
 		text = append(append(text, row...), '\n')
 	}
-	if err := replace(b.name, text); err != nil {
+	if err := whole.Replace(b.name, text); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(b.name, os.O_APPEND|os.O_WRONLY, 0o600)

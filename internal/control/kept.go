@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // kept is the last snapshot on disk. The file's time says when the control plane last confirmed it.
@@ -51,32 +53,10 @@ func writeKept(dir, base string, s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	return replace(filepath.Join(dir, snapshotFile), text)
+	return whole.Replace(filepath.Join(dir, snapshotFile), text)
 }
 
 // confirmKept notes that the kept snapshot is current at t.
 func confirmKept(dir string, t time.Time) error {
 	return os.Chtimes(filepath.Join(dir, snapshotFile), t, t)
-}
-
-// replace writes a file that only its owner can read, whole or not at all.
-func replace(name string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

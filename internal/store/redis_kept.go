@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // keptView is what was last known of what is shared, in a file beside this sidecar's journal. A sidecar that starts while
@@ -61,7 +63,7 @@ func (k *keptView) write(kept keptShared) error {
 	if string(text) == k.last {
 		return nil
 	}
-	if err := writeNew(k.path, string(text)); err != nil {
+	if err := whole.Replace(k.path, text); err != nil {
 		return err
 	}
 	k.last = string(text)

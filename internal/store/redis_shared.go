@@ -17,6 +17,7 @@ import (
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // shared is what the sidecars of a namespace share beside the calls: the kill switch, policies and tools, locks and
@@ -357,7 +358,7 @@ func (s *shared) agree(ctx context.Context) error {
 		s.secret.Store((*[32]byte)(p))
 	}
 	if string(p) != string(own[:]) {
-		return writeNew(shownKeyPath(s.opt.Dir), hex.EncodeToString(p)+"\n")
+		return whole.Replace(shownKeyPath(s.opt.Dir), []byte(hex.EncodeToString(p)+"\n"))
 	}
 	return nil
 }

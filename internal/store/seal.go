@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // Seal keeps the secrets of tools that were set through the api: AES-256-GCM under a key that does not stand in the
@@ -41,34 +43,13 @@ func sealFile(path string) (key [32]byte, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		_, _ = rand.Read(key[:])
-		return key, writeWhole(path, key[:])
+		return key, whole.Replace(path, key[:])
 	}
 	if err == nil && len(data) != len(key) {
 		err = fmt.Errorf("%s holds no key of %d bytes; restore it, or remove it and set the secrets of the tools again", path, len(key))
 	}
 	copy(key[:], data)
 	return key, err
-}
-
-// writeWhole writes a file that only its owner can read, whole and durably or not at all.
-func writeWhole(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Seal returns secret as text that only Open with the same entry can read: what is sealed for one tool is of no use in

@@ -12,6 +12,7 @@ import (
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/journal"
+	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
 
 // Stats says how large the store is.
@@ -75,7 +76,7 @@ func shownKey(name string) (key [32]byte, err error) {
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		_, _ = rand.Read(key[:])
-		return key, writeNew(name, hex.EncodeToString(key[:])+"\n")
+		return key, whole.Replace(name, []byte(hex.EncodeToString(key[:])+"\n"))
 	}
 	if err != nil {
 		return key, err
@@ -86,21 +87,4 @@ func shownKey(name string) (key [32]byte, err error) {
 	}
 	copy(key[:], p)
 	return key, nil
-}
-
-// writeNew writes a file that only its owner can read, whole or not at all.
-func writeNew(name, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".shown-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
