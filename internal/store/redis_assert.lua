@@ -58,7 +58,10 @@ if live(mine) or mine.generation ~= 0 and now < mine.expires then
 	end)
 end
 if not s and mine.outcome ~= NOTSENT then
-	pcall(charge, mine) -- counts that cannot be read are told of by the next claim
+	local ok, why = pcall(charge, mine)
+	if not ok and not uncounted(why) then -- which the next claim tells of
+		error(why)
+	end
 	if mine.outcome == FAILED then
 		refund(mine, false, mine.cost)
 	end

@@ -2,13 +2,13 @@
 redis.call('SET', base .. 'i:' .. instance, 1, 'PX', ARGV[4])
 local sizes = {}
 for _, set in ipairs({ 'unknown', 'open' }) do
-	local n = redis.pcall('ZCARD', base .. set)
-	if type(n) == 'table' then
-		n, unread = 0, set
+	local n = try('ZCARD', base .. set)
+	if not n then
+		unread = set
 	end
-	sizes[#sizes + 1] = n
+	sizes[#sizes + 1] = n or 0
 end
-if type(redis.pcall('HLEN', base .. 'switch')) == 'table' then
+if not try('HLEN', base .. 'switch') then
 	unread = 'switch'
 end
 return { 'beat', instance, int(now), int(wall), sizes[1], sizes[2], unread and base .. unread or '' }

@@ -34,7 +34,7 @@ end
 
 -- damage is the word on counts that cannot be read.
 local function damage(why)
-	local name = string.match(type(why) == 'table' and why.err or tostring(why), 'DAMAGED (%S+)')
+	local name = uncounted(why)
 	if not name then
 		error(why)
 	end
@@ -44,11 +44,11 @@ end
 local function mine(s, taken) return say('mine', s.text or encode(s), taken and 1 or 0) end
 
 -- Nothing is claimed where a key that decides on it cannot be read.
-local off = redis.pcall('HMGET', base .. 'switch', switched, '*')
-local crowd = redis.pcall('ZCARD', base .. 'unknown')
-if off.err then
+local off = try('HMGET', base .. 'switch', switched, '*')
+local crowd = try('ZCARD', base .. 'unknown')
+if not off then
 	unread = 'switch'
-elseif type(crowd) == 'table' then
+elseif not crowd then
 	unread = 'unknown'
 end
 if unread then

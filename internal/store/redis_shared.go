@@ -95,14 +95,15 @@ const maxRevision = 1 << 53
 // the entries or nothing.
 var pollScript = newScript("poll", `#!lua flags=no-writes
 local time, unread = redis.call('TIME'), {}
-local function read(command, key, default)
+local function read(command, key, default, gives_way)
   local v = redis.pcall(command, key)
-  if type(v) == 'table' and v.err then unread[#unread + 1] = key; return default end
-  return v or default
+  if type(v) ~= 'table' or not v.err then return v or default end
+  if not string.find(v.err, 'WRONGTYPE', 1, true) then error(v) end
+  if not gives_way then unread[#unread + 1] = key end
+  return default
 end
-local function plain(key) local v = redis.pcall('GET', key); return type(v) == 'string' and v or '' end
-local revision = plain(KEYS[4])
-local reply = {time[1] .. string.format('%06d', time[2]), read('GET', KEYS[5], ''), read('HGETALL', KEYS[1], {}), read('HGETALL', KEYS[2], {}), revision, plain(KEYS[6]), unread}
+local revision = read('GET', KEYS[4], '', true)
+local reply = {time[1] .. string.format('%06d', time[2]), read('GET', KEYS[5], ''), read('HGETALL', KEYS[1], {}), read('HGETALL', KEYS[2], {}), revision, read('GET', KEYS[6], '', true), unread}
 if revision ~= ARGV[1] or revision == '' then reply[8] = read('HGETALL', KEYS[3], {}) end
 return reply`)
 

@@ -22,14 +22,22 @@ local function int(n) return n == 0 and '0' or string.format('%.0f', n) end
 local clock = redis.call('TIME')
 local wall = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
--- get is the text under a name; false where there is none, and nil where something else stands that somebody put there.
-local function get(name)
-	local v = redis.pcall('GET', base .. name)
-	if type(v) == 'table' then
-		return nil
+-- try runs a command: nil where its key holds something else than what the command is for, which somebody put there.
+local function try(...)
+	local v = redis.pcall(...)
+	if type(v) ~= 'table' or not v.err then
+		return v
 	end
-	return v
+	for _, what in ipairs({ 'WRONGTYPE', 'not an integer', 'would overflow' }) do
+		if string.find(v.err, what, 1, true) then
+			return nil
+		end
+	end
+	error(v)
 end
+
+-- get is the text under a name; false where there is none, nil where it is no text.
+local function get(name) return try('GET', base .. name) end
 
 -- A fence is about the time of its claim. One that is a day ahead of the clock is no claim's, or the clock is wrong.
 local function whole(n) return n and n % 1 == 0 and n >= 0 and n < MOST end
@@ -49,12 +57,13 @@ local now = math.max(wall + ahead, last)
 
 -- The counts of limits. One that cannot be read ends what wants to count: it is no zero.
 local function tally(command, name, ...)
-	local v = redis.pcall(command, name, ...)
-	if type(v) == 'table' and v.err then
+	local v = try(command, name, ...)
+	if v == nil then
 		error({ err = 'DAMAGED ' .. name })
 	end
 	return v
 end
+local function uncounted(why) return string.match(type(why) == 'table' and why.err or tostring(why), 'DAMAGED (%S+)') end
 local function number(name, v)
 	v = tonumber(v or 0)
 	if not v or v ~= v or math.abs(v) > 2 * MOST then
@@ -155,15 +164,15 @@ local function days(s, day) return base .. 'd:' .. int(day) .. ':' .. account(s)
 -- refund gives back what counts as it is read; what does not, never stands in the way of an outcome.
 local function refund(s, call, spend)
 	local minute = int(s.minute)
-	if call and redis.pcall('HEXISTS', hours(s), minute) == 1 then
-		redis.pcall('HINCRBY', hours(s), minute, -1)
-		redis.pcall('HINCRBY', hours(s), 'sum', -1)
+	if call and try('HEXISTS', hours(s), minute) == 1 then
+		try('HINCRBY', hours(s), minute, -1)
+		try('HINCRBY', hours(s), 'sum', -1)
 	end
 	local day = days(s, s.day)
 	if redis.call('EXISTS', day) == 1 then
-		redis.pcall('HINCRBY', day, 'spend', int(0 - spend))
+		try('HINCRBY', day, 'spend', int(0 - spend))
 		if call then
-			redis.pcall('HINCRBY', day, 't:' .. s.tool, -1)
+			try('HINCRBY', day, 't:' .. s.tool, -1)
 		end
 	end
 end
@@ -234,16 +243,16 @@ end
 local function list(s)
 	local fence = int(s.fence)
 	if not open(s) or s.keys == '' then
-		redis.pcall('ZREM', base .. 'open', fence)
+		try('ZREM', base .. 'open', fence)
 		if s.was ~= RUNNING then
-			redis.pcall('ZREM', base .. 'unknown', fence)
+			try('ZREM', base .. 'unknown', fence)
 		end
 		return
 	end
-	redis.pcall('ZADD', base .. 'open', int(s.claimed), fence)
+	try('ZADD', base .. 'open', int(s.claimed), fence)
 	if s.outcome == UNKNOWN then
 		s.was = UNKNOWN
-		redis.pcall('ZADD', base .. 'unknown', int(s.claimed), fence)
+		try('ZADD', base .. 'unknown', int(s.claimed), fence)
 	end
 end
 
