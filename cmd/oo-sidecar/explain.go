@@ -32,6 +32,7 @@ import (
 type asked struct {
 	method, url, agent, data string
 	headers                  []string
+	file                     bool // by the configuration file alone, whether a sidecar runs or not
 }
 
 func newExplain(a *app) *cobra.Command {
@@ -45,8 +46,10 @@ func newExplain(a *app) *cobra.Command {
 			return nil
 		},
 		Long: "Walk a request through gate, tool, policy and key exactly as serve would, and print what each says.\n" +
-			"URL is a tool's address, or /tools/NAME. Nothing is sent and nothing is recorded; entries that the api changed\n" +
-			"in a running sidecar are not seen, only the configuration file's.",
+			"URL is a tool's address, or /tools/NAME. Nothing is sent and nothing is recorded. A sidecar that runs with this\n" +
+			"configuration is asked, and knows the tools, policies and kill switches that hold now, wherever they were changed;\n" +
+			"without one, or with --file, the configuration file alone decides. The first line says which. Limits that are used\n" +
+			"up and calls that were made before are not seen: what needs a claim is not tried.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.method, q.url = args[0], args[1]
 			return a.explain(cmd.Context(), q)
@@ -54,6 +57,7 @@ func newExplain(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&q.agent, "agent", "", "the agent that asks (default: agent.id)")
 	cmd.Flags().StringArrayVarP(&q.headers, "header", "H", nil, "a header, as `Name: value`; may be given several times")
+	cmd.Flags().BoolVar(&q.file, "file", false, "judge by the configuration file alone")
 	cmd.Flags().StringVarP(&q.data, "data", "d", "", "the body, or @FILE")
 	return cmd
 }
@@ -86,31 +90,65 @@ func (a *app) explain(ctx context.Context, q asked) error {
 	if err != nil {
 		return err
 	}
-	tools, err := cfg.Registered()
+	text, by, err := a.askRunning(ctx, cfg, &q, body)
 	if err != nil {
 		return err
+	}
+	if text == "" {
+		judge, err := fileJudge(cfg)
+		if err != nil {
+			return err
+		}
+		if text, err = judge.explain(ctx, &q, body); err != nil {
+			return err
+		}
+		if cfg.Control.BaseURL != "" {
+			fmt.Fprintln(a.stderr, "note: judged by the configuration file alone; the control plane's tools, policies and switches are not seen here")
+		}
+	}
+	_, err = fmt.Fprintf(a.stdout, "%-11s %s\n%s", "judged by", by, text)
+	return err
+}
+
+// judge is by what a call is explained.
+type judge struct {
+	cfg      *config.Config
+	snapshot *govern.Snapshot
+	mask     *hmac.Mask
+	note     string // on the key
+	disabled func(agent string) bool
+}
+
+// fileJudge knows the configuration file and nothing else.
+func fileJudge(cfg *config.Config) (*judge, error) {
+	tools, err := cfg.Registered()
+	if err != nil {
+		return nil, err
 	}
 	snapshot, err := newSnapshot(cfg, tools, cfg.Policies)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, refusal, err := throughGate(ctx, cfg, snapshot, q, body)
+	j := &judge{cfg: cfg, snapshot: snapshot, disabled: func(string) bool { return false }}
+	j.mask, j.note = explainMask(cfg)
+	return j, nil
+}
+
+// explain is what would happen to the request, a line for each thing that counts.
+func (j *judge) explain(ctx context.Context, q *asked, body []byte) (string, error) {
+	r, refusal, err := throughGate(ctx, j.cfg, j.snapshot, q, body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if refusal != nil {
-		return a.printRefusal(refusal)
+		return fmt.Sprintf("refused     %d %s: %s\nhint        %s\n", refusal.Status, refusal.Code, refusal.Detail, refusal.Hint), nil
 	}
-	if cfg.Control.BaseURL != "" {
-		fmt.Fprintln(a.stderr, "note: judged by the configuration file alone; the control plane's tools, policies and switches are not seen here")
-	}
-	mask, note := explainMask(cfg)
-	e := snapshot.Explain(r, func(k dedup.Key) string { return mask.Shown(k) }, func(string) bool { return false })
-	unsure, err := judgeDestination(cfg, &e)
+	e := j.snapshot.Explain(r, func(k dedup.Key) string { return j.mask.Shown(k) }, j.disabled)
+	unsure, err := judgeDestination(j.cfg, &e)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return a.printExplanation(&e, note, unsure)
+	return explanation(&e, j.note, unsure), nil
 }
 
 // judgeDestination refuses what the proxy would not dial. unsure says that only a look-up of the name could tell.
@@ -164,7 +202,7 @@ func explainMask(cfg *config.Config) (*hmac.Mask, string) {
 }
 
 // throughGate sends the request to a listener of its own that hands over what gate and adapter made of it.
-func throughGate(ctx context.Context, cfg *config.Config, snapshot *govern.Snapshot, q asked, body []byte) (*govern.Request, *govern.Refusal, error) {
+func throughGate(ctx context.Context, cfg *config.Config, snapshot *govern.Snapshot, q *asked, body []byte) (*govern.Request, *govern.Refusal, error) {
 	var got *govern.Request
 	var refused *govern.Refusal
 	agent := q.agent
@@ -212,7 +250,7 @@ func hostOnly(address string) string {
 }
 
 // rawRequest is the request as a client would write it: absolute-form through the proxy, or a path of the listener.
-func rawRequest(q asked, listener string, body []byte) []byte {
+func rawRequest(q *asked, listener string, body []byte) []byte {
 	var b bytes.Buffer
 	host := listener
 	if _, rest, ok := strings.Cut(q.url, "://"); ok {
@@ -254,16 +292,11 @@ func exchange(address string, raw []byte) error {
 	return errors.Join(err, resp.Body.Close())
 }
 
-func (a *app) printRefusal(f *govern.Refusal) error {
-	_, err := fmt.Fprintf(a.stdout, "refused     %d %s: %s\nhint        %s\n", f.Status, f.Code, f.Detail, f.Hint)
-	return err
-}
-
-// printExplanation writes one line for each thing that counted.
-func (a *app) printExplanation(e *govern.Explanation, note, unsure string) error {
-	w := bufio.NewWriter(a.stdout)
+// explanation is one line for each thing that counted.
+func explanation(e *govern.Explanation, note, unsure string) string {
+	var w strings.Builder
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-11s %s\n", name, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(&w, "%-11s %s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
 	line("agent", "%s", e.Agent)
 	explainTool(line, e)
@@ -285,7 +318,7 @@ func (a *app) printExplanation(e *govern.Explanation, note, unsure string) error
 	default:
 		line("would send", "%s %s as it is%s: no tool, so no lists, caps, key or signature", e.Method, e.Target, unsure)
 	}
-	return w.Flush()
+	return w.String()
 }
 
 type printer func(name, format string, args ...any)

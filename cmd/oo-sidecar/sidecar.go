@@ -211,7 +211,7 @@ func (s *sidecar) probed(r *govern.Request) *govern.Reply {
 
 func (s *sidecar) serveAPI() {
 	s.api.Switches, s.api.Unknowns, s.api.Registry = switchboard{s}, unknowns{s}, registry{s}
-	s.api.Apply = registry{s}.Apply
+	s.api.Apply, s.api.Explain = registry{s}.Apply, s.explain
 	s.api.Status, s.api.Log = s.status, s.log
 	s.api.Crowd = int64(listen.Share(apiFiles, apiConnections) * 7 / 8)
 	s.api.Audit, s.api.Walk = s.query, s.walk

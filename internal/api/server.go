@@ -29,6 +29,7 @@ type Server struct {
 	Unknowns Unknowns
 	Registry Registry
 	Apply    Applier
+	Explain  Explainer
 	Audit    func(context.Context, audit.Query) ([]audit.Row, error)
 	Status   func() Status
 	Runs     Runs                // nil unless `oo-sidecar run` started this sidecar
@@ -105,6 +106,7 @@ func (s *Server) operatorRoutes() map[string]methods {
 		"/v1/guests":                   {"POST": s.join},
 		"/v1/guests/{user}":            {"DELETE": s.leave},
 		"/v1/apply":                    {"POST": s.apply},
+		"/v1/explain":                  {"POST": s.explain},
 		"/v1/entries/tools":            {"GET": s.listTools, "POST": s.putTool},
 		"/v1/entries/tools/{name}":     {"DELETE": s.deleteTool},
 		"/v1/entries/policies":         {"GET": s.listPolicies, "POST": s.putPolicy},

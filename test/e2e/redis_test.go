@@ -344,6 +344,9 @@ func TestCommandsOnRedis(t *testing.T) {
 		t.Fatal(out, errs)
 	}
 	eventually(t, "the policy holds elsewhere", func() bool { return other.call("pay", `{"n":2}`).code() == "tool_explicitly_blocked" })
+	if out, errs, _ := other.cli("explain", "POST", "/tools/pay", "-d", "{}"); !strings.Contains(out, "tool_explicitly_blocked") {
+		t.Errorf("the policy is not explained elsewhere: %s%s", out, errs)
+	}
 	if out, errs, code := other.cli("agent", "ls"); code != 0 || !strings.Contains(out, "e2e-agent") {
 		t.Error(out, errs)
 	}
