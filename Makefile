@@ -50,7 +50,7 @@ soak: build
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -count=1 -timeout 90m ./...
 
 cluster: build
-	command -v etcd >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends etcd-server; }
+	command -v etcd >/dev/null || ./test/install.sh etcd-server
 	./test/kube-apiserver.sh "$(GOBIN)/kube-apiserver"
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_KUBE_APISERVER="$(GOBIN)/kube-apiserver" $(GO) test -v -count=1 -timeout 10m -run '^TestCluster$$' ./k8s
 

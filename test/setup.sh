@@ -32,13 +32,7 @@ need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools
 need cc gcc
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
-if [ -n "$missing" ]; then
-	sudo=""
-	[ "$(id -u)" = 0 ] || sudo=sudo
-	echo "installing$missing"
-	$sudo apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
-fi
+[ -z "$missing" ] || "$(dirname "$0")/install.sh" $missing
 venv=$(dirname "$bin")/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -c 'import requests' 2>/dev/null || "$venv/bin/python" -m pip install -q --disable-pip-version-check requests==2.32.5
