@@ -1,6 +1,8 @@
 package store
 
 import (
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -42,4 +44,39 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 		t.Errorf("%d calls ran, and %+v is counted", f.ran(), u)
 	}
 	t.Logf("%d calls ran, %d callers were refused", f.ran(), f.away)
+}
+
+// TestClusterFailover takes the master of the namespace's slot away under load, killed and frozen in turn. With a claim on
+// the one replica before it counts no call is executed twice; without it the count is reported.
+func TestClusterFailover(t *testing.T) {
+	rounds, waits := 2, []int{1}
+	if os.Getenv("OO_SOAK") != "" {
+		rounds, waits = 20, []int{1, 0}
+	}
+	for _, wait := range waits {
+		t.Run(fmt.Sprintf("wait for %d", wait), func(t *testing.T) {
+			cl := redistest.StartReplicatedCluster(t, 1, "--appendonly", "no")
+			f := newFleet(sidecars(t, 3, RedisConfig{Mode: "cluster", Addrs: cl.Addrs()[:3], WaitReplicas: wait}))
+			stop := f.load(t)
+			for i := range rounds {
+				time.Sleep(loadBetween)
+				cl.Failover(f.stores[0].base+"fence", i%2 == 1)
+			}
+			time.Sleep(loadBetween)
+			stop()
+			twice := 0
+			for _, n := range f.executed {
+				if n > 1 {
+					twice++
+				}
+			}
+			t.Logf("%d failovers: of %d calls %d were executed twice, %d were told as possibly so; %d callers were refused", rounds, len(f.executed), twice, f.moved, f.away)
+			if wait > 0 && twice+f.moved > 0 {
+				t.Errorf("%d calls were executed twice, %d possibly", twice, f.moved)
+			}
+			if len(f.executed) < 100 {
+				t.Errorf("only %d calls came through", len(f.executed))
+			}
+		})
+	}
 }

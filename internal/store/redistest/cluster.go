@@ -8,20 +8,30 @@ import (
 	"testing"
 )
 
-// Cluster is a Redis Cluster of three masters without replicas.
+// Cluster is a Redis Cluster of three masters, each with the same number of replicas.
 type Cluster struct {
-	Nodes []*Server
+	Nodes []*Server // the first three are the first masters
 
 	t testing.TB
 }
 
-const slots = 16384
+const (
+	slots   = 16384
+	masters = 3
+)
 
 // StartCluster starts three masters that share the slots, and waits until each says that the cluster stands.
 func StartCluster(t testing.TB, args ...string) *Cluster {
 	t.Helper()
+	return StartReplicatedCluster(t, 0, args...)
+}
+
+// StartReplicatedCluster is StartCluster with replicas of each master, one of which is promoted when the others of the
+// cluster have not heard of their master for two seconds.
+func StartReplicatedCluster(t testing.TB, replicas int, args ...string) *Cluster {
+	t.Helper()
 	c := &Cluster{t: t}
-	for range 3 {
+	for range masters * (1 + replicas) {
 		bus := freePort(t)
 		own := append([]string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", "2000"}, args...)
 		c.Nodes = append(c.Nodes, Start(t, own...))
@@ -30,19 +40,63 @@ func StartCluster(t testing.TB, args ...string) *Cluster {
 			c.Nodes[0].Do("CLUSTER", "MEET", host, port, strconv.Itoa(bus))
 		}
 	}
-	for i, n := range c.Nodes {
-		n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/3), strconv.Itoa((i+1)*slots/3-1))
+	for i, n := range c.Nodes[:masters] {
+		n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/masters), strconv.Itoa((i+1)*slots/masters-1))
 	}
-	Eventually(t, "the cluster stands", func() error {
+	Eventually(t, "the cluster stands", c.stands)
+	for i, n := range c.Nodes[masters:] {
+		n.Do("CLUSTER", "REPLICATE", fmt.Sprint(c.Nodes[i%masters].Do("CLUSTER", "MYID")))
+	}
+	Eventually(t, "the replicas follow", func() error { return c.followed(replicas, c.Nodes[:masters]...) })
+	return c
+}
+
+func (c *Cluster) stands() error {
+	for _, n := range c.Nodes {
+		text, err := Ask(n.Addr, "CLUSTER", "INFO")
+		info, _ := text.(string)
+		if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, fmt.Sprintf("cluster_known_nodes:%d\r", len(c.Nodes))) {
+			return fmt.Errorf("%s: %v: %s", n.Addr, err, info)
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) followed(replicas int, nodes ...*Server) error {
+	for _, n := range nodes {
+		text, err := Ask(n.Addr, "INFO", "replication")
+		if info, _ := text.(string); strings.Count(info, "state=online") < replicas {
+			return fmt.Errorf("%s: %v: %v", n.Addr, err, text)
+		}
+	}
+	return c.stands()
+}
+
+// Failover takes the master of the key's slot away, and gives it back when a replica has been promoted: killed and
+// started again, or frozen, which leaves it its connections and what it takes itself for. It waits until all follow.
+func (c *Cluster) Failover(key string, frozen bool) {
+	c.t.Helper()
+	old, _ := c.Owner(key)
+	leave, back := old.Kill, old.Restart
+	if frozen {
+		leave, back = old.Pause, old.Resume
+	}
+	leave()
+	var master *Server
+	Eventually(c.t, "a replica is promoted", func() error {
 		for _, n := range c.Nodes {
-			info, _ := n.Do("CLUSTER", "INFO").(string)
-			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
-				return fmt.Errorf("%s: %s", n.Addr, info)
+			if n == old {
+				continue
+			}
+			if _, err := Ask(n.Addr, "EXISTS", key); err == nil {
+				master = n
+				return nil
 			}
 		}
-		return nil
+		return fmt.Errorf("nobody serves %s", key)
 	})
-	return c
+	back()
+	Eventually(c.t, "the old master follows", func() error { return c.followed(len(c.Nodes)/masters-1, master) })
 }
 
 // Addrs are the addresses of the nodes.
