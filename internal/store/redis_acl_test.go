@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -105,4 +106,73 @@ func TestRedisACLUnchecked(t *testing.T) {
 			t.Errorf("%s, strict: %v", c.deny, err)
 		}
 	}
+}
+
+// TestRedisACLLacks: a user that lacks a command is told at the start which, and how to allow it.
+func TestRedisACLLacks(t *testing.T) {
+	s := redistest.Start(t)
+	start := func(cfg RedisConfig) error {
+		client, err := dialRedis(t.Context(), cfg, nil)
+		if err == nil {
+			_ = client.close()
+		}
+		return err
+	}
+	allowed := regexp.MustCompile(`\+(\S+)`).FindAllStringSubmatch(aclLine(t), -1)
+	if len(allowed) < 20 {
+		t.Fatal(allowed)
+	}
+	tried := 0
+	for _, command := range allowed {
+		cfg := limited(t, s, "t:", "-"+command[1])
+		err := start(cfg)
+		switch command[1] {
+		case "info", "config|get", "wait", "asking", "cluster|slots": // looked at elsewhere, or not needed here
+			if err != nil {
+				t.Errorf("without %s: %v", command[1], err)
+			}
+			continue
+		case "xadd", "subscribe":
+			if err != nil {
+				t.Errorf("without %s: %v", command[1], err)
+			}
+			cfg.Strict = true
+			err = start(cfg)
+		}
+		tried++
+		if err == nil || !errors.Is(err, errRefused) || !strings.Contains(err.Error(), command[1]) || !strings.Contains(err.Error(), "Redis user") {
+			t.Errorf("without %s: %v", command[1], err)
+		}
+	}
+	cfg := limited(t, s, "t:", "-wait")
+	cfg.WaitReplicas = 1
+	if err := start(cfg); err == nil || !strings.Contains(err.Error(), "lacks +wait ") {
+		t.Errorf("without wait, which is needed: %v", err)
+	}
+	cfg = limited(t, s, "t:")
+	cfg.Prefix = "other:"
+	if err := start(cfg); err == nil || !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "below other:") {
+		t.Errorf("another prefix: %v", err)
+	}
+	if tried != len(allowed)-5 {
+		t.Errorf("%d of %d were tried", tried, len(allowed))
+	}
+	if err := start(limited(t, s, "t:")); err != nil {
+		t.Errorf("with all of them: %v", err)
+	}
+}
+
+// TestRedisACLIsTakenAway: a user whose rights shrink while the sidecar runs is told too, and goes on when it has them again.
+func TestRedisACLIsTakenAway(t *testing.T) {
+	s := redistest.Start(t)
+	c := dialTest(t, limited(t, s, "t:"))
+	s.Do("ACL", "SETUSER", "oo-sidecar", "-hset")
+	redistest.Eventually(t, "it is seen", func() error {
+		if err := c.err(); err == nil || !strings.Contains(err.Error(), "lacks +hset") {
+			return fmt.Errorf("it says %v", err)
+		}
+		return nil
+	})
+	s.Do("ACL", "SETUSER", "oo-sidecar", "+hset")
+	redistest.Eventually(t, "it is over", c.err)
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -145,6 +146,10 @@ func (c *redisClient) judgeAgain() {
 // judge asks the owner, and those who watch it, what they promise.
 func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 	j := judgement{At: time.Now()}
+	var err error
+	if j.Refused, j.Problems, err = c.permitted(ctx); err != nil {
+		return j, err
+	}
 	facts, err := c.serverFacts(ctx)
 	if denied(err) {
 		j.Promise = "not known: the Redis user may not run INFO, and so nobody looks whether Redis forgets claims"
@@ -161,7 +166,7 @@ func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 	if n, ok := c.routes.electable(ctx); ok {
 		j.Electable = max(n, j.Replicas)
 	}
-	j.Refused = evicts(facts)
+	j.Refused = cmp.Or(j.Refused, evicts(facts))
 	fsync, err := c.setting(ctx, "appendfsync")
 	if err != nil {
 		return j, err
