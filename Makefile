@@ -46,7 +46,7 @@ bench: build
 	OO_BENCH=1 $(GO) test ./internal/store -run TestRedisFigures -v -count=1 -timeout 10m
 
 soak: build
-	OO_SOAK=1 $(GO) test -v -count=1 -timeout 60m -run '^TestFailover$$' ./internal/store
+	OO_SOAK=1 $(GO) test -v -count=1 -timeout 60m -run '^Test(Cluster)?Failover$$' ./internal/store
 	cd test && PATH="$(GOBIN):$$PATH" OO_BIN="$(CURDIR)/bin/oo-sidecar" OO_SOAK=1 $(GO) test -count=1 -timeout 90m ./...
 
 cluster: build

@@ -49,6 +49,7 @@ type Redis struct {
 	unknown  atomic.Int64 // as of the last beat
 	open     atomic.Int64 // the same, running ones included
 	double   atomic.Pointer[func()]
+	unbeaten atomic.Pointer[error]  // what the server answered to the last beat, which writes as a claim does; nil: it took it
 	damage   atomic.Pointer[string] // the key of the namespace that cannot be read; nil or empty: none
 	doubt    chan struct{}          // one token: own calls are to be asserted again
 	appeared atomic.Bool            // the server has come, and knows of this process
@@ -223,11 +224,32 @@ func (r *Redis) beats() {
 		if !r.appeared.Load() {
 			continue
 		}
-		if err := r.beat(r.ctx); err == nil && r.own.pending() {
+		err := r.beat(r.ctx)
+		r.beaten(err)
+		if err == nil && r.own.pending() {
 			r.reassert()
 		}
 		r.own.undoneLately() // forgets the others
 	}
+}
+
+// beaten notes whether the server takes what is written. One that does not answer is the breaker's to tell.
+func (r *Redis) beaten(err error) {
+	if _, answered := serverError(err); !answered {
+		r.unbeaten.Store(nil)
+		return
+	}
+	if r.unbeaten.Swap(&err) == nil {
+		r.local.log.Error("Redis refuses what a claim needs", "error", err.Error())
+	}
+}
+
+// refusing says why the server takes no writes.
+func (r *Redis) refusing() error {
+	if err := r.unbeaten.Load(); err != nil {
+		return fmt.Errorf("Redis refuses what a claim needs: %w", *err)
+	}
+	return nil
 }
 
 // Close makes what is still running unknown, here and in Redis, and gives the directory up. When ctx ends first it
@@ -292,7 +314,7 @@ func (r *Redis) Guarantee() string { return r.client.judgement().Promise }
 
 // Err says why the store takes no new claims; nil when it does.
 func (r *Redis) Err() error {
-	err := errors.Join(r.client.err(), r.present(), r.readable())
+	err := errors.Join(r.client.err(), r.present(), r.readable(), r.refusing())
 	if err == nil {
 		err = r.pressed()
 	}

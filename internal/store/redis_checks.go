@@ -31,6 +31,7 @@ type judgement struct {
 	Version   string   // of the server
 	Replicas  int      // connected now
 	Electable int      // replicas that a failover could promote
+	Evicted   int      // keys that this life of the server dropped to make room
 }
 
 // judgement is the last result of the checks.
@@ -105,14 +106,23 @@ func notYet(err error) bool {
 	return !answered || begins(text, []string{"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "ERR max number of clients"})
 }
 
-// keep replaces the judgement, and tells what is new in it.
+// keep replaces the judgement, and tells what is new in it. A server that has evicted keys since has forgotten as one that
+// failed over.
 func (c *redisClient) keep(j judgement) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if was := c.judged; was.Promise != "" && was.Promise != j.Promise {
+	was, e, told := c.judged, c.epoch, c.onEpochs
+	c.judged = j
+	c.mu.Unlock()
+	if was.Promise != "" && was.Promise != j.Promise {
 		c.log.Warn("redis: the promise has changed", "was", was.Promise, "is", j.Promise)
 	}
-	c.judged = j
+	if j.Evicted <= was.Evicted {
+		return
+	}
+	c.log.Error("redis has evicted keys: calls whose records were among them may run again", "keys", j.Evicted-was.Evicted)
+	for _, f := range told {
+		f(e, e)
+	}
 }
 
 func (c *redisClient) keepJudging() {
@@ -165,6 +175,9 @@ func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 	j.Electable = j.Replicas
 	if n, ok := c.routes.electable(ctx); ok {
 		j.Electable = max(n, j.Replicas)
+	}
+	if j.Evicted, _ = strconv.Atoi(facts["evicted_keys"]); j.Evicted > 0 {
+		j.Problems = append(j.Problems, fmt.Sprintf("Redis has evicted %d keys since its start, because maxmemory-policy was not noeviction: calls whose records were among them may run again, and no budget counts them", j.Evicted))
 	}
 	j.Refused = cmp.Or(j.Refused, evicts(facts))
 	fsync, err := c.setting(ctx, "appendfsync")

@@ -219,6 +219,11 @@ func (c *redisClient) err() error {
 		return err
 	}
 	if c.breaker.State() != gobreaker.StateClosed {
+		if why := c.failed.Load(); why != nil {
+			if _, answered := serverError(*why); answered {
+				return fmt.Errorf("Redis takes nothing now; it is asked again several times a second: %w", *why)
+			}
+		}
 		return errAway
 	}
 	return c.judgement().Refused
