@@ -41,8 +41,9 @@ type Config struct {
 
 const (
 	connections = 512
-	renewal     = time.Minute     // between two looks at certificates
-	farewell    = 5 * time.Second // from not ready to closed: the Service needs it to send reviews elsewhere
+	rested      = 250 * time.Millisecond // without a request, until another one may have the place: every pod may connect
+	renewal     = time.Minute            // between two looks at certificates
+	farewell    = 5 * time.Second        // from not ready to closed: the Service needs it to send reviews elsewhere
 )
 
 // Injector listens, and serves with Serve.
@@ -114,9 +115,11 @@ func (i *Injector) Serve(ctx context.Context) error {
 	probes := listen.Server((&health.Handler{Checks: []health.Check{{Name: "certificate", Err: i.cert.err}, {Name: "draining", Err: i.notDraining}}}).Routes(), i.config.Log)
 	failed := make(chan error, 2)
 	go func() {
-		failed <- reviews.ServeTLS(listen.Limit(listen.Patient(i.reviews, i.config.Log), connections), "", "")
+		failed <- listen.Serve(reviews, listen.Patient(i.reviews, i.config.Log), connections, rested)
 	}()
-	go func() { failed <- probes.Serve(listen.Limit(i.probes, 16)) }()
+	go func() {
+		failed <- listen.Serve(probes, listen.Patient(i.probes, i.config.Log), 16, rested)
+	}()
 	var err error
 	select {
 	case err = <-failed:

@@ -2,6 +2,7 @@ package listen
 
 import (
 	"container/list"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -11,17 +12,14 @@ import (
 	"time"
 )
 
-// Limit returns l with at most n connections open at once; further ones wait to be accepted.
-func Limit(l net.Listener, n int) net.Listener { return newLimited(l, n) }
-
 // again is after what time one who waits for a place looks anew whether a connection may give its own.
 const again = 100 * time.Millisecond
 
-// Serve serves s on l with at most n connections open at once. Where they are, a further connection gets the place of the
-// one that has been longest without a whole request, if that is as long as rested: who only holds connections open
-// keeps nobody out, neither an operator from the kill switch nor a probe. A client that sends on a connection just then
-// closed cannot know whether it was heard, so idle ones are asked to go beforehand: while few places are left answers
-// say Connection: close.
+// Serve serves s on l, over TLS if s has a TLSConfig, with at most n connections open at once. Where they are, a further
+// connection gets the place of the one that has been longest without a whole request, if that is as long as rested: who
+// only holds connections open keeps nobody out, neither an operator from the kill switch nor a probe. A client that
+// sends on a connection just then closed cannot know whether it was heard, so idle ones are asked to go beforehand:
+// while few places are left answers say Connection: close.
 //
 // The time for a head, and for a whole first request, begins with its first byte. A client that connects ahead of its
 // request has s.IdleTimeout for it.
@@ -36,7 +34,7 @@ func Serve(s *http.Server, l net.Listener, n int, rested time.Duration) error {
 		next.ServeHTTP(w, r)
 	})
 	s.ConnState = func(c net.Conn, state http.ConnState) {
-		p, ok := c.(*place)
+		p, ok := below(c).(*place)
 		switch {
 		case !ok:
 		case state == http.StateNew:
@@ -48,7 +46,18 @@ func Serve(s *http.Server, l net.Listener, n int, rested time.Duration) error {
 			limited.work(p)
 		}
 	}
+	if s.TLSConfig != nil {
+		return s.ServeTLS(limited, "", "")
+	}
 	return s.Serve(limited)
+}
+
+// below is the connection that TLS runs over; without TLS, c itself.
+func below(c net.Conn) net.Conn {
+	if over, ok := c.(*tls.Conn); ok {
+		return over.NetConn()
+	}
+	return c
 }
 
 type limited struct {

@@ -2,6 +2,8 @@ package listen
 
 import (
 	"bufio"
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -217,6 +220,43 @@ func TestWhatHasArrivedIsAnswered(t *testing.T) {
 	l.ask(time.Now())
 	if got, err := read(); got != "" || err == nil {
 		t.Errorf("who sent nothing stays: %q %v", got, err)
+	}
+}
+
+// TestTLSComesThrough: who holds connections to a TLS listener, before or after the handshake or in the middle of it, keeps
+// nobody out.
+func TestTLSComesThrough(t *testing.T) {
+	const places, rested = 8, 100 * time.Millisecond
+	keys := httptest.NewTLSServer(nil) // has a certificate, and a client that trusts it
+	defer keys.Close()
+	address := serve(t, places, rested, func(s *http.Server) { s.TLSConfig = &tls.Config{Certificates: keys.TLS.Certificates} })
+	trusting := keys.Client().Transport.(*http.Transport).TLSClientConfig
+	for i := range 60 { // one place after another would take longer than the client waits
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		switch over := tls.Client(c, trusting); i % 3 {
+		case 0:
+			_, _ = c.Write([]byte{22, 3, 1}) // of a ClientHello
+		case 1:
+			go over.Handshake()
+		}
+	}
+	for range 3 {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: trusting.Clone(), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", address)
+		}}, Timeout: 20 * time.Second}
+		resp, err := client.Post("https://example.com/", "text/plain", strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(resp.Body); string(body) != "x" || err != nil {
+			t.Errorf("%d %q %v", resp.StatusCode, body, err)
+		}
+		resp.Body.Close()
+		client.CloseIdleConnections()
 	}
 }
 

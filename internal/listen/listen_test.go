@@ -76,7 +76,7 @@ func TestLimitHoldsFurtherConnectionsBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := Limit(inner, 1)
+	l := newLimited(inner, 1)
 	accepted := make(chan net.Conn)
 	go func() {
 		defer close(accepted)

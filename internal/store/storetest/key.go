@@ -43,6 +43,7 @@ func oneWins(t *testing.T, b *Bench) {
 			var err error
 			if status[i], err = b.Store.Begin(context.Background(), claims[i]); err != nil {
 				t.Error(err)
+				status[i].Status = dedup.InFlight // it has not won: the zero value says that it has
 			}
 		})
 	}
