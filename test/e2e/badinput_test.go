@@ -149,7 +149,7 @@ var badInput = []bad{
 	{"metadata", text("POST http://169.254.169.254/latest HTTP/1.1\nHost: 169.254.169.254\nContent-Length: 0\n\n"), 403, "tool_not_registered"},
 	{"a tool at the metadata address", toTool("ok-metadata", "{}"), 403, "destination_denied"},
 	{"a tool at a private name", toTool("ok-local", "{}"), 403, "destination_denied"},
-	{"a tool at the api", toTool("ok-api", "{}"), 403, "destination_denied"},
+	{"a tool at the api", text("POST http://API/x HTTP/1.1\nHost: API\nContent-Length: 0\n\n"), 403, "destination_denied"},
 	{"another path", text("GET / HTTP/1.1\nHost: LISTENER\n\n"), 404, "not_found"},
 	{"no name", text("POST /tools/ HTTP/1.1\nHost: LISTENER\nContent-Length: 0\n\n"), 404, "not_found"},
 	{"GET", text("GET /tools/ok HTTP/1.1\nHost: LISTENER\n\n"), 405, "method_not_allowed"},
@@ -172,12 +172,13 @@ func TestBadInput(t *testing.T) {
 	s := start(t, []settings{
 		a.tool("ok", nil), a.tool("blocked", nil), a.tool("unlisted", nil), a.tool("off", settings{"enabled": false}), a.tool("required", settings{"dedup": settings{"mode": "required"}}),
 		a.tool("get", settings{"match": []settings{{"methods": []string{"GET"}, "url": a.URL + "/get"}}}),
-		{"name": "ok-metadata", "url": "http://169.254.169.254/x", "private": true}, {"name": "ok-local", "url": "http://localhost:" + port(a.URL) + "/x"}, {"name": "ok-api", "url": "http://" + api + "/x"},
+		{"name": "ok-metadata", "url": "http://169.254.169.254/x", "private": true}, {"name": "ok-local", "url": "http://localhost:" + port(a.URL) + "/x"}, {"name": "ok-api", "url": "http://elsewhere.test/x", "match": []settings{{"methods": []string{"POST"}, "url": "http://" + api + "/x"}}},
 	}, settings{
 		"proxy":    settings{"max_request_bytes": "64KiB", "allow_private": []string{}},
 		"api":      settings{"listen": api},
 		"policies": []settings{{"agent_id": "e2e-agent", "allowed_tools": []string{"ok*", "blocked", "off", "required", "get"}, "blocked_tools": []string{"blocked"}}},
 	})
+	s.api = api
 	served := 0
 	next := func(after string) {
 		t.Helper()

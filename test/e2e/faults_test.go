@@ -190,6 +190,7 @@ func TestTwoAnswers(t *testing.T) {
 // TestStaleConnections: a tool that drops kept connections loses no call and gets none twice.
 func TestStaleConnections(t *testing.T) {
 	t.Parallel()
+	closed := make(chan bool, 1)
 	a := act(t, func(x *scene) {
 		ok(x)
 		if x.name() == "reset" {
@@ -197,6 +198,7 @@ func TestStaleConnections(t *testing.T) {
 		} else {
 			x.Close()
 		}
+		closed <- true
 	})
 	s := start(t, []settings{a.tool("close", nil), a.tool("reset", nil)}, nil)
 	for _, name := range []string{"close", "reset"} {
@@ -207,6 +209,7 @@ func TestStaleConnections(t *testing.T) {
 			} else if name == "close" || r.code() != "upstream_outcome_unknown" { // a reset may overtake its answer
 				t.Errorf("%s, call %d: %d %s", name, i, r.status, r.body)
 			}
+			got(t, "the tool closes", closed) // until then the connection is as good as any
 		}
 		if ran := a.ran(name); ran != 50 || done == 0 {
 			t.Errorf("%s: 50 calls ran %d times, %d were answered", name, ran, done)
