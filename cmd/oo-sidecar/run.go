@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,17 +101,31 @@ func overlay(env []string, list []variable) []string {
 	return out
 }
 
-// warnings are what a program of this kind cannot do here. The JDK's clients send proxy credentials only where the
-// program's own code has an Authenticator: no option and no variable makes them.
-func (h *host) warnings(program string) []string {
-	if name, _ := runtimeOf(program); name != "Java" || h.user == "" {
-		return nil
+// warnings are what a program of this kind cannot do here.
+func (h *host) warnings(program string) (list []string) {
+	if local := localTools(h.cfg); len(local) > 0 {
+		list = append(list, "on loopback, where programs use no proxy, so that calls by URL are not governed: "+strings.Join(local, ", ")+"; give their hosts names by proxy.resolve, or call POST /tools/NAME")
 	}
-	mend := "give it an Authenticator, or this agent a sidecar without agent.proxy_users"
-	if h.started {
-		mend = "start the sidecar beforehand (oo-sidecar serve, with proxy.intercept.enabled for https), which asks for none, or give it an Authenticator"
+	// The JDK's clients send proxy credentials only where the program's own code has an Authenticator: no option and no
+	// variable makes them.
+	if name, _ := runtimeOf(program); name == "Java" && h.user != "" {
+		mend := "give it an Authenticator, or this agent a sidecar without agent.proxy_users"
+		if h.started {
+			mend = "start the sidecar beforehand (oo-sidecar serve, with proxy.intercept.enabled for https), which asks for none, or give it an Authenticator"
+		}
+		list = append(list, "Java's own clients send no proxy credentials, which this sidecar asks for, and their calls are refused with 407: "+mend)
 	}
-	return []string{"Java's own clients send no proxy credentials, which this sidecar asks for, and their calls are refused with 407: " + mend}
+	return list
+}
+
+// localTools are the tools whose url clients never call through a proxy.
+func localTools(cfg *config.Config) (names []string) {
+	for _, t := range cfg.Tools {
+		if u, err := url.Parse(t.URL); err == nil && isLoopback(u.Hostname()) {
+			names = append(names, printable(t.Name))
+		}
+	}
+	return names
 }
 
 // greeting says through which sidecar the child calls, and what that is worth.

@@ -145,7 +145,7 @@ func (e *Embedded) recover() error {
 		}
 	}
 	if len(ends) > 0 {
-		e.log.Warn("calls were running when the last process ended; their outcome is unknown", "calls", len(ends))
+		e.log.Warn("calls were running when the last process ended; their outcome is unknown, and `oo-sidecar unknown ls` lists them", "calls", len(ends))
 	}
 	return nil
 }
