@@ -137,6 +137,6 @@ func (r *Redis) inherit(ctx context.Context) {
 	r.assertAll(ctx, late)
 	r.settleHeirs(ctx, heirs)
 	if n := len(heirs); n > 0 {
-		r.local.log.Warn("calls were running when the last process ended; their outcome is unknown", "calls", n)
+		r.local.log.Warn("calls were running when the last process ended; their outcome is unknown, and `oo-sidecar unknown ls` lists them", "calls", n)
 	}
 }
