@@ -48,7 +48,8 @@ type entryRecord struct {
 }
 
 // Changing an entry. ARGV: field, what (seed: only where there is none; assert: only over an older one; put), revision
-// (assert: of the entry; put: the one to replace, or -), nonce, json, channel. The answer: 1 and the entry that stands
+// (assert: of the entry; put: the one to replace, or -), nonce, json, channel, server time in µs after which a put is too late.
+// The answer: 1 and the entry that stands
 // when it is this one, else 0 and the one that stands or nothing.
 var entryScript = newScript("entry", `#!lua flags=allow-oom
 local time = redis.call('TIME')
@@ -68,6 +69,7 @@ elseif ARGV[2] == 'assert' then
   revision = tonumber(ARGV[3])
   if stands and was >= revision then return {0, stands} end
 else
+  if now > tonumber(ARGV[7]) then return 'late' end
   if ARGV[3] ~= '-' and tonumber(ARGV[3]) ~= was then
     local gone = stands and string.find(stands, '"gone":true', 1, true)
     if not (ARGV[3] == '0' and gone) then return {0, stands or ''} end
@@ -199,7 +201,9 @@ func (s *shared) sendEntry(ctx context.Context, id entryID, what, revision, nonc
 	if err != nil {
 		return false, "", err
 	}
-	reply, err := s.ask(ctx, entryScript, []string{s.c.key("entries"), s.c.key("entries-revision")}, id.field(), what, revision, nonce, value, s.hints())
+	reply, err := s.inTime(ctx, func(till int64) (any, error) {
+		return s.ask(ctx, entryScript, []string{s.c.key("entries"), s.c.key("entries-revision")}, id.field(), what, revision, nonce, value, s.hints(), till)
+	})
 	if err != nil {
 		return false, "", err
 	}

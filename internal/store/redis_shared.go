@@ -373,6 +373,19 @@ func (s *shared) ask(ctx context.Context, sc *script, keys []string, args ...any
 	return asked(ctx, s.c.run, sc, keys, args)
 }
 
+// inTime asks for what must not happen later than its caller waits for it, and once more where the server's clock is another.
+func (s *shared) inTime(ctx context.Context, ask func(till int64) (any, error)) (reply any, err error) {
+	for range 2 {
+		if reply, err = ask(s.now().Add(delayFor).UnixMicro()); err != nil || text(reply) != "late" {
+			return reply, err
+		}
+		if err := s.read(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: it came %v late", errNotExecuted, delayFor)
+}
+
 // askDurable is ask for what must stand on the replicas. With errReplicas there is a reply.
 func (s *shared) askDurable(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
 	return asked(ctx, s.c.runDurable, sc, keys, args)

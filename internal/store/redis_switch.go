@@ -45,11 +45,13 @@ redis.pcall('HDEL', KEYS[2], ARGV[1])
 redis.call('PUBLISH', ARGV[4], 'switch')
 return string.format('%.0f', revision)`)
 
-// Letting go. ARGV: agent, channel, known revision of the switch. Words older than a week are forgotten: by then nobody
+// Letting go. ARGV: agent, channel, known revision of the switch, server time in µs after which it is too late: the operator
+// has been told that it failed, and may have thrown the switch again. Words older than a week are forgotten: by then nobody
 // will give back what they overruled.
 var enableScript = newScript("enable", `#!lua flags=allow-oom
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+if now > tonumber(ARGV[4]) then return 'late' end
 local off = redis.call('HGET', KEYS[1], ARGV[1])
 local was = off and tonumber(string.match(off, '^(%d+) ') or '0') or 0
 local revision = math.max(now, was + 1, tonumber(ARGV[3]) + 1)
@@ -140,7 +142,9 @@ func (s *shared) Enable(ctx context.Context, agent, reason, who string) (Switch,
 	s.mu.Lock()
 	known := s.off[agent].revision
 	s.mu.Unlock()
-	reply, err := s.ask(ctx, enableScript, []string{s.c.key("switch"), s.c.key("switch-on")}, agent, s.hints(), strconv.FormatUint(known, 10))
+	reply, err := s.inTime(ctx, func(till int64) (any, error) {
+		return s.ask(ctx, enableScript, []string{s.c.key("switch"), s.c.key("switch-on")}, agent, s.hints(), strconv.FormatUint(known, 10), till)
+	})
 	if err == nil {
 		known, err = strconv.ParseUint(text(reply), 10, 64)
 	}
