@@ -48,6 +48,9 @@ func TestInjectRefuses(t *testing.T) {
 		say      string
 	}{
 		{strings.Replace(agentPod, "spec:", "spec:\n  hostNetwork: true", 1), []string{"-f", "-"}, "standard input:5: document 1: Pod/a: spec.hostNetwork is true"},
+		{agentPod, []string{"-f", "-", "--state", "pvc:"}, `"pvc:" is no volume for the state; write emptydir`},
+		{agentPod, []string{"-f", "-", "--state", "pvc:My_Claim"}, `"pvc:My_Claim" is no volume for the state`},
+		{agentPod, []string{"-f", "-", "--state", "journal"}, `"journal" is no volume for the state`},
 		{agentPod, []string{"-f", "-", "--state", "/var/lib"}, `"/var/lib" is no volume for the state; write emptydir`},
 		{agentPod, []string{"-f", "-", "--mode", "ambient"}, `"ambient" is no mode`},
 		{agentPod, []string{"-f", "-", "--egress-lock"}, "with an egress lock a container needs securityContext"},

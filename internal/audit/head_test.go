@@ -94,7 +94,7 @@ func TestKeyIsMadeOnceAndOnlyForItsOwner(t *testing.T) {
 		t.Errorf("files left beside the key: %v", left)
 	}
 	secret, _ := os.ReadFile(filepath.Join(dir, KeyFile))
-	for _, text := range []string{"", "garbage", keyPrefix, keyPrefix + "AAAA\n"} {
+	for _, text := range []string{"", "garbage", keyPrefix, keyPrefix + "AAAA\n", strings.TrimPrefix(string(secret), keyPrefix), "other" + string(secret)} {
 		if err := os.WriteFile(filepath.Join(dir, KeyFile), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
