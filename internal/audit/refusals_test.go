@@ -50,8 +50,10 @@ func TestLoopingAgentIsCoalescedOverTheLongRun(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
+		synctest.Wait() // a shared record that is due at this very instant is written
 		l.Append(refusal("calm", "charge", "tool_explicitly_blocked"))
-		if last := k.all()[len(k.all())-1]; last.AgentID != "calm" || last.Count != 0 {
+		all := k.all()
+		if last := all[len(all)-1]; last.AgentID != "calm" || last.Count != 0 {
 			t.Errorf("another agent's refusal has no record of its own: %+v", last)
 		}
 		l.Close(t.Context())
