@@ -73,6 +73,9 @@ func unfinished(e store.Entry, done []string, err error) error {
 	before := "nothing was changed"
 	if len(done) > 0 {
 		before = "these were changed before: " + strings.Join(done, ", ")
+		if !errors.Is(err, store.ErrMoved) {
+			err = fmt.Errorf("%w: %w", store.ErrUncertain, err)
+		}
 	}
 	if errors.Is(err, store.ErrMoved) {
 		return fmt.Errorf("%w: %s %s; %s", api.ErrConflict, e.Kind, e.Name, before)

@@ -90,7 +90,10 @@ func (b switchboard) controlled(agent string) (api.Switch, bool) {
 }
 
 func storeError(err error) error {
-	if errors.Is(err, dedup.ErrUnavailable) || errors.Is(err, dedup.ErrDeferred) {
+	switch {
+	case errors.Is(err, store.ErrUncertain):
+		return fmt.Errorf("%w: %w: %w", api.ErrStore, api.ErrUncertain, err)
+	case errors.Is(err, dedup.ErrUnavailable), errors.Is(err, dedup.ErrDeferred):
 		return fmt.Errorf("%w: %w", api.ErrStore, err)
 	}
 	return err

@@ -91,12 +91,12 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(r)
 	if err != nil {
-		return unreachable(c.address, err)
+		return unanswered(c.address, method, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
-		return unreachable(c.address, err)
+		return unanswered(c.address, method, err)
 	}
 	if resp.StatusCode/100 != 2 {
 		return c.refused(resp.StatusCode, data)
@@ -108,6 +108,15 @@ func (c *client) call(ctx context.Context, method, path string, in, out any) err
 		return exit{1, fmt.Errorf("what answers at %s is no sidecar: %w", c.address, err)}
 	}
 	return nil
+}
+
+// unanswered says of a change that was sent and not answered that it may stand; of everything else that nobody answers.
+func unanswered(address, method string, err error) error {
+	var way *net.OpError
+	if method == http.MethodGet || errors.As(err, &way) && way.Op == "dial" {
+		return unreachable(address, err)
+	}
+	return exit{1, silence{fmt.Sprintf("the sidecar at %s was asked and has not answered (%v): some of it may have changed; look at what stands, then repeat it", address, err), err}}
 }
 
 // unreachable says that nobody answers, and what to do; what went wrong below is said only where it is not plain.

@@ -94,6 +94,8 @@ func (e *Owned) Error() string { return e.Message }
 var (
 	// ErrStore is wrapped by errors of a store that takes no changes now.
 	ErrStore = errors.New("store is unavailable")
+	// ErrUncertain is wrapped beside ErrStore where some of a change stands, or may.
+	ErrUncertain = errors.New("some of it may have changed")
 	// ErrNotFound says that there is no such entry, or none that this API may change.
 	ErrNotFound = errors.New("no such entry")
 	// ErrConflict says that somebody else changed the entry since it was looked at.

@@ -172,7 +172,11 @@ func (s *Server) survive(w http.ResponseWriter, r *http.Request) {
 func (s *Server) broken(w http.ResponseWriter, doing string, err error) {
 	if errors.Is(err, ErrStore) {
 		w.Header().Set("Retry-After", "1")
-		fail(w, http.StatusServiceUnavailable, problem{"store_unavailable", "the change could not be made durable; nothing has changed"})
+		came := "nothing has changed"
+		if errors.Is(err, ErrUncertain) {
+			came = "some of it may have changed: look at what stands, then repeat it"
+		}
+		fail(w, http.StatusServiceUnavailable, problem{"store_unavailable", "the change could not be made durable; " + came})
 	} else {
 		fail(w, http.StatusInternalServerError, "Internal Server Error")
 	}

@@ -44,6 +44,8 @@ var (
 	ErrNoEntry = errors.New("no such entry")
 	// ErrMoved says that another revision of an entry stands than the one to be replaced.
 	ErrMoved = errors.New("the entry was changed meanwhile")
+	// ErrUncertain says that a change may stand although it failed, or some of it does.
+	ErrUncertain = errors.New("some of it may have changed")
 )
 
 type entryID struct {

@@ -181,7 +181,7 @@ func (s *shared) Delete(ctx context.Context, kind EntryKind, name, who string) e
 func (s *shared) putEntry(ctx context.Context, id entryID, replaces string, r entryRecord, what string) error {
 	took, stands, err := s.sendEntry(ctx, id, "put", replaces, nonceText(), r)
 	if err != nil {
-		return away(fmt.Errorf("policies and tools are as they were: %w", err))
+		return away(fmt.Errorf("the %s %s: %w", id.kind, id.name, uncertain(err)))
 	}
 	if !took {
 		s.hint()

@@ -407,6 +407,14 @@ func (s *shared) record(c *audit.Change) {
 	}
 }
 
+// uncertain says of a change whether it may stand all the same.
+func uncertain(err error) error {
+	if errors.Is(err, errNotExecuted) {
+		return fmt.Errorf("it is as it was: %w", err)
+	}
+	return fmt.Errorf("%w: %w", ErrUncertain, err)
+}
+
 func away(err error) error {
 	return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 }

@@ -149,7 +149,7 @@ func (s *shared) Enable(ctx context.Context, agent, reason, who string) (Switch,
 		known, err = strconv.ParseUint(text(reply), 10, 64)
 	}
 	if err != nil {
-		return sw, away(fmt.Errorf("the switch of %s is as it was: %w", agent, err))
+		return sw, away(fmt.Errorf("the switch of %s: %w", agent, uncertain(err)))
 	}
 	s.mu.Lock()
 	was, ok := s.off[agent]
