@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -267,6 +268,8 @@ func (v *checker) embedded() {
 	e := v.Store.Embedded
 	if e.Dir == "" {
 		v.bad("store.embedded.dir", "is empty", "name a directory that only this sidecar uses")
+	} else if info, err := os.Stat(e.Dir); err == nil && !info.IsDir() {
+		v.bad("store.embedded.dir", "is no directory", "name a directory that only this sidecar uses")
 	}
 	v.positive("store.embedded.retention", e.Retention)
 	v.least("store.embedded.max_bytes", int64(e.MaxBytes), 16*mib, "16MiB")
@@ -285,7 +288,12 @@ func (v *checker) limits() {
 		v.bad("limits.header_bytes", "must be at most 1MiB: each connection may take as much", "")
 	}
 	v.least("proxy.max_request_bytes", int64(v.Proxy.MaxRequestBytes), 1, "1B")
-	v.positive("proxy.tunnel_idle", v.Proxy.TunnelIdle)
+	if v.Limits.AnswerBytes > 32*mib {
+		v.bad("limits.answer_bytes", "must be at most 32MiB: an answer is one entry of the journal", "")
+	}
+	if v.Proxy.TunnelIdle < 100*time.Millisecond {
+		v.bad("proxy.tunnel_idle", "must be at least 100ms: no tunnel would last", "")
+	}
 }
 
 func (v *checker) positive(key string, d time.Duration) {

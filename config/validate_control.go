@@ -62,6 +62,10 @@ func (v *checker) controlURL(raw string) {
 		v.bad("control.base_url", fmt.Sprintf("%q is not the address of an API", raw), "write https://host[:port][/path]")
 		return
 	}
+	if v.own(u.Hostname(), u.Host) != "" {
+		v.bad("control.base_url", "is this sidecar itself, which cannot follow its own word", "name the control plane, or leave it out")
+		return
+	}
 	if ip, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
 		v.odd("control.base_url", "the key and what it answers go in the clear", "write https://")
 	}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -27,14 +29,23 @@ func (v *checker) proxy() {
 			v.bad(fmt.Sprintf("proxy.hosts[%d]", i), fmt.Sprintf("%q is no host", h), "write a host name without scheme and port")
 		}
 	}
-	for host, address := range p.Resolve {
-		v.resolve(spot{key: "proxy.resolve"}.entry(host).key, host, address)
+	first := map[string]string{}
+	for _, host := range slices.Sorted(maps.Keys(p.Resolve)) {
+		key := spot{key: "proxy.resolve"}.entry(host).key
+		v.resolve(key, host, p.Resolve[host])
+		name := strings.TrimSuffix(strings.ToLower(host), ".")
+		if other, twice := first[name]; twice {
+			v.bad(key, fmt.Sprintf("is the host of %s too", other), "keep one of the two")
+		}
+		first[name] = key
 	}
 	for i, cidr := range p.AllowPrivate {
 		v.cidr(fmt.Sprintf("proxy.allow_private[%d]", i), cidr)
 	}
 	if p.Via != "" && !isProxyURL(p.Via) { // never shown: it may hold a password
 		v.bad("proxy.via", "is not the URL of a proxy", "write http://host:port")
+	} else if u, err := url.Parse(p.Via); p.Via != "" && err == nil && v.own(u.Hostname(), u.Host) != "" {
+		v.bad("proxy.via", "is this sidecar itself: every call would come back to it", "name the proxy beyond it, or leave it out")
 	}
 	if p.UpstreamCA != "" {
 		if err := checkRoots(p.UpstreamCA); err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
+	"github.com/oo-sidecar/oo-sidecar/proxy"
 )
 
 // Rules are what this configuration permits to tools, those set through the api among them: credentials over http://
@@ -124,9 +125,26 @@ func (v *checker) selects(key string, c tool.Config) {
 	}
 }
 
-// reaches warns of a tool whose calls are all refused: no call may reach a listener of this sidecar.
+// reaches judges a tool whose calls would all be refused: at an address that no call may reach, whatever is allowed.
 func (v *checker) reaches(key string, t *tool.Tool) {
-	host := strings.Trim(t.Target.Host(), "[]")
+	if l := v.own(t.Target.Host(), t.Target.Authority); l != "" {
+		v.bad(key+".url", "is where "+l+" listens: no call may reach the sidecar itself", "write where the tool is")
+		return
+	}
+	p := v.Proxy
+	p.UpstreamCA, p.Via = "", "" // told of elsewhere
+	dialer, err := proxy.NewDialer(p)
+	if err != nil {
+		return
+	}
+	if _, denied := dialer.Judge(t.Target, t); denied != nil {
+		v.odd(key+".url", denied.Error()+": each of its calls is refused", "write where the tool is")
+	}
+}
+
+// own is the listener of this sidecar that a host and its port lead to; empty when none does.
+func (v *checker) own(host, authority string) string {
+	host = strings.Trim(host, "[]")
 	if address := v.resolved(host); address != "" {
 		host = address
 	} else if host == "localhost" {
@@ -134,15 +152,16 @@ func (v *checker) reaches(key string, t *tool.Tool) {
 	}
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
-		return
+		return ""
 	}
-	_, port, _ := net.SplitHostPort(t.Target.Authority)
+	_, port, _ := net.SplitHostPort(authority)
 	for _, l := range v.Config.listeners() {
 		at, err := parseListen(l.address)
-		if err == nil && port == fmt.Sprint(at.Port()) && (at.Addr() == ip.Unmap() || at.Addr().IsUnspecified() && ip.IsLoopback()) {
-			v.bad(key+".url", "is where "+l.key+" listens: no call may reach the sidecar itself", "write where the tool is")
+		if err == nil && at.Port() != 0 && port == fmt.Sprint(at.Port()) && (at.Addr() == ip.Unmap() || at.Addr().IsUnspecified() && ip.IsLoopback()) {
+			return l.key
 		}
 	}
+	return ""
 }
 
 // entry reports what is wrong with one entry of a list, each at the place of its field.

@@ -1,8 +1,11 @@
 package tool
 
+import "time"
+
 const (
 	recommendedSecret     = 8  // characters of a onceonly secret
 	recommendedWebhookKey = 24 // bytes of a standard-webhooks key
+	shortWindow           = time.Minute
 )
 
 // Warnings are what New accepts and an operator should know: each names the tool, the field and the mend, and never
@@ -20,6 +23,9 @@ func (t *Tool) Warnings() []*FieldError {
 	}
 	if t.Effect == Mutating && t.Dedup.Mode == Off {
 		warn("dedup.mode", "off: a call that is repeated by mistake runs again; use window, or effect: read if calls change nothing")
+	}
+	if t.Effect != Read && t.Dedup.Mode != Off && t.Dedup.TTL < shortWindow {
+		warn("dedup.ttl", t.Dedup.TTL.String()+": a call that is repeated after that runs again, and clients that have given up repeat theirs within a minute; make it longer")
 	}
 	if t.Effect == Mutating && t.FailOpen {
 		warn("on_store_error", "allow: while the store is away a call may run twice; use deny")
