@@ -52,9 +52,8 @@ func (v *checker) redis() {
 		v.bad("store.redis.wait_replicas", "must be 0 or more", "")
 	}
 	v.redisTimes(r)
-	if r.Shard == "agent" {
-		v.bad("store.redis.shard", "agent is not built: one script keeps claims, budgets and kill switch together, and it reaches one hash slot only",
-			"write shard: namespace; where one node is too small, give groups of sidecars a prefix each, which share nothing then")
+	if r.Shard == "agent" && r.Mode != "cluster" {
+		v.odd("store.redis.shard", "agent has the masters of a cluster share the load, and this is one server", "write shard: namespace, or mode: cluster")
 	}
 	if v.Store.SealKey == "" {
 		v.odd("store.seal_key", "is empty: secrets of tools cannot be set through the api, because the sidecars could not share them sealed",

@@ -13,7 +13,8 @@ import (
 
 // Rules are what this configuration permits to tools, those set through the api among them: credentials over http://
 // only to loopback and where proxy.allow_private covers the host. A name that only DNS can tell about passes when there
-// are such ranges, and is judged by its address when it is dialled.
+// are such ranges, and is judged by its address when it is dialled. With store.redis.shard: agent nothing is deduplicated
+// over agents.
 func (c *Config) Rules() tool.Rules {
 	var ranges []netip.Prefix
 	for _, cidr := range c.Proxy.AllowPrivate {
@@ -21,7 +22,8 @@ func (c *Config) Rules() tool.Rules {
 			ranges = append(ranges, p)
 		}
 	}
-	return tool.Rules{Plain: func(host string) bool {
+	apart := c.Store.Kind == "redis" && c.Store.Redis.Shard == "agent"
+	return tool.Rules{AgentOnly: apart, Plain: func(host string) bool {
 		host = strings.Trim(host, "[]")
 		if address := c.resolved(host); address != "" {
 			host = address

@@ -162,7 +162,7 @@ var wholes = []wrong{
 	{"redis answer_ttl", redisHead + "answer_ttl: 0s}}\n", "store.redis.answer_ttl", 2, "more than zero", ""},
 	{"redis hold", redisHead + "hold: 2m}}\n", "store.redis.hold", 2, "0s to 1m", ""},
 	{"redis poll", redisHead + "poll: 1ms}}\n", "store.redis.poll", 2, "50ms to 1m", ""},
-	{"redis shard", redisHead + "shard: agent}}\n", "store.redis.shard", 2, "is not built", "shard: namespace"},
+	{"redis shard", redisHead + "shard: agent}}\ntools:\n- name: a\n  url: https://h/a\n  dedup: {scope: run}\n", "tools[0].dedup.scope", 6, "run is wider than one agent", "scope: agent"},
 	{"control", head + "control:\n  base_url: x\n  api_key: 0123456789abcdef\n", "control.base_url", 3, "is not the address of an API", ""},
 	{"control without a key", head + "control:\n  base_url: https://x\n", "control.api_key", 2, "is missing", ""},
 	{"control remote over redis", head + "store: {kind: redis, seal_key: 0123456789abcdef0123456789abcdef}\ncontrol:\n  base_url: https://control.internal\n  api_key: 0123456789abcdef\n  lease: remote\n", "control.lease", 6, "two judges", "lease: local"},

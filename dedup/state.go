@@ -257,6 +257,7 @@ func (r *Reservation) settle(o Outcome) Refund {
 // Resolution is an operator's word on an unknown call.
 type Resolution struct {
 	Key     Key
+	Agent   string        // whose call it is
 	Fence   uint64        // as the operator saw it; another one means that the call has moved on
 	Outcome Outcome       // Done, or NotSent: it was not executed
 	Keep    time.Duration // Done: how long duplicates are answered; 0 means 24 h

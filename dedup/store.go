@@ -63,13 +63,13 @@ type Store interface {
 	Begin(ctx context.Context, c *Claim) (Begun, error)
 	// Finish ends a claim that Begin gave, or settles an unknown one late.
 	Finish(ctx context.Context, e *End) error
-	// Wait blocks until the running call that Begin reported (by its key and fence) has ended, and returns how, or
-	// until ctx is done. A call that had already ended and been released is an Ending with no answer.
+	// Wait blocks until the running call that Begin reported to that agent (by its key and fence) has ended, and returns
+	// how, or until ctx is done. A call that had already ended and been released is an Ending with no answer.
 	// At most Limits.Waiters callers wait for one key; past it ErrTooManyWaiters.
-	Wait(ctx context.Context, k Key, fence uint64) (Ending, error)
-	// Delivered says that a finished call's answer reached its caller whole: its record lives for window from its
+	Wait(ctx context.Context, agent string, k Key, fence uint64) (Ending, error)
+	// Delivered says that a finished call's answer reached its caller, that agent, whole: its record lives for window from its
 	// outcome on, if it would have lived longer. It does not wait for the disk, and it may be lost.
-	Delivered(k Key, fence uint64, window time.Duration)
+	Delivered(agent string, k Key, fence uint64, window time.Duration)
 }
 
 var (
@@ -158,6 +158,7 @@ type Begun struct {
 // End reports how a claim ended.
 type End struct {
 	Keys    []Identity // as claimed
+	Agent   string     // as claimed
 	Fence   uint64
 	Nonce   uint64
 	Outcome Outcome

@@ -18,6 +18,9 @@ func TestConformance(t *testing.T) {
 	const policies = `policies: [{agent_id: support_bot, blocked_tools: [broken]}]`
 	for kind, start := range map[string]func(t *testing.T) *governed{
 		"embedded": func(t *testing.T) *governed { return newGoverned(t, policies) },
+		"redis by agent": func(t *testing.T) *governed {
+			return governedOn(t, t.TempDir(), fmt.Sprintf("kind: redis, seal_key: a_seal_for_tests_1234, redis: {addrs: [%q], shard: agent}, ", redistest.Start(t).Addr), policies)
+		},
 		"redis": func(t *testing.T) *governed {
 			return governedOn(t, t.TempDir(), fmt.Sprintf("kind: redis, seal_key: a_seal_for_tests_1234, redis: {addrs: [%q]}, ", redistest.Start(t).Addr), policies)
 		},

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/store/redistest"
 )
 
@@ -146,5 +149,46 @@ func TestSidecarsShare(t *testing.T) {
 	eventually(t, "it is on again", func() bool { return !one.disabled("support_bot") })
 	if a, b := one.store.Secret(), other.store.Secret(); a != b {
 		t.Fatal("keys are shown under two names")
+	}
+}
+
+// TestShardByAgent: each agent's calls stand apart; no way to a tool whose calls several agents would share is open, and
+// an operator finds and resolves a call without knowing whose shard it is in.
+func TestShardByAgent(t *testing.T) {
+	server := redistest.Start(t)
+	hangsUp := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err == nil {
+			_ = conn.Close()
+		}
+	}))
+	defer hangsUp.Close()
+	words := strings.Replace(onRedis(server), "poll:", "shard: agent, poll:", 1)
+	g := governedOn(t, t.TempDir(), words, fmt.Sprintf("  - {name: lost, url: \"%s/lost\"}\n", hangsUp.URL))
+	wide := fmt.Sprintf("tools: [{name: wide, url: \"%s/wide\", dedup: {scope: global}}]\n", g.tool.URL)
+	if code, out := g.cli("apply", "-f", file(t, wide)); code == 0 || !strings.Contains(out, "dedup.scope") || !strings.Contains(out, "write scope: agent") || !strings.Contains(out, "wide") {
+		t.Fatal(code, out)
+	}
+	for _, agent := range []string{"one", "two/of them"} {
+		body := fmt.Sprintf(`{"agent_id":%q,"tool":"lost","args":{"n":1}}`, agent)
+		if status, got := g.ask(opsKey, "POST", "/v1/ai/run", body); !strings.Contains(got, "upstream_outcome_unknown") {
+			t.Fatal(status, got)
+		}
+		if status, got := g.ask(opsKey, "POST", "/v1/ai/run", body); !strings.Contains(got, "outcome_unknown") {
+			t.Fatal(status, got)
+		}
+	}
+	_, list := g.cli("unknown", "ls", "-o", "json")
+	var calls []api.UnknownCall
+	if err := json.Unmarshal([]byte(list), &calls); err != nil || len(calls) != 2 {
+		t.Fatal(err, list)
+	}
+	for _, c := range calls {
+		if code, out := g.cli("unknown", "resolve", c.Key, "--outcome", "not-executed", "--why", "looked", "--force"); code != 0 {
+			t.Fatal(code, out)
+		}
+	}
+	if _, list := g.cli("unknown", "ls", "-o", "json"); strings.TrimSpace(list) != "[]" {
+		t.Fatal(list)
 	}
 }

@@ -206,7 +206,7 @@ func (s *Server) settle(id, outcome string, left time.Duration) {
 	delete(s.charges.open, id)
 	s.charges.mu.Unlock()
 	c.end.Stop()
-	end := dedup.End{Fence: c.fence, Nonce: c.nonce, Outcome: dedup.Unknown}
+	end := dedup.End{Agent: c.rec.AgentID, Fence: c.fence, Nonce: c.nonce, Outcome: dedup.Unknown}
 	for _, o := range settlements {
 		if o.String() == outcome {
 			end.Outcome = o

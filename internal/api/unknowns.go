@@ -110,7 +110,7 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request, by *Key) {
 		fail(w, http.StatusNotFound, problem{"not_found", err.Error()})
 		return
 	}
-	resolution.Key = u.Key
+	resolution.Key, resolution.Agent = u.Key, u.Agent
 	if resolution.Fence == 0 {
 		resolution.Fence = u.Fence
 	}

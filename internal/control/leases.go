@@ -312,7 +312,7 @@ func (s *Leases) unasked(c *dedup.Claim, b dedup.Begun, w *wish, err error) (ded
 
 // release gives the local claim back: nothing was sent. Its audit record is that of the request.
 func (s *Leases) release(c *dedup.Claim, b dedup.Begun, refusal string) {
-	end := &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: refusal, Light: c.Light}
+	end := &dedup.End{Keys: c.Keys, Agent: c.Agent, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: refusal, Light: c.Light}
 	if err := s.local.Finish(context.Background(), end); err != nil && !errors.Is(err, dedup.ErrDeferred) {
 		s.log.Error("a claim that no call runs under could not be released", "error", err.Error())
 	}
@@ -383,8 +383,8 @@ func (s *Leases) State() string {
 }
 
 // Delivered is the local store's: calls whose window it shortens have no lease.
-func (s *Leases) Delivered(k dedup.Key, fence uint64, window time.Duration) {
-	s.local.Delivered(k, fence, window)
+func (s *Leases) Delivered(agent string, k dedup.Key, fence uint64, window time.Duration) {
+	s.local.Delivered(agent, k, fence, window)
 }
 
 // copy is h as it stands.

@@ -120,7 +120,7 @@ func claimOf(n byte) *dedup.Claim {
 }
 
 func endOf(c *dedup.Claim, b dedup.Begun, o dedup.Outcome) *dedup.End {
-	return &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: o, Keep: time.Hour, Answer: &dedup.Answer{Status: 200}}
+	return &dedup.End{Keys: c.Keys, Agent: c.Agent, Fence: b.Fence, Nonce: c.Nonce, Outcome: o, Keep: time.Hour, Answer: &dedup.Answer{Status: 200}}
 }
 
 // TestExtended: a lease goes on while its call runs; when it cannot, the call is told before too little is left.

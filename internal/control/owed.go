@@ -241,7 +241,7 @@ func (s *Leases) resolved(ctx context.Context, h *held, now *held) {
 func (s *Leases) localOutcome(h *held) dedup.Outcome {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	end, err := s.local.Wait(ctx, h.Local, h.Fence)
+	end, err := s.local.Wait(ctx, "", h.Local, h.Fence) // with leases it is never Redis, which alone asks whose call it is
 	if err != nil {
 		return dedup.Unknown
 	}

@@ -130,9 +130,9 @@ func (s *Leases) standing(c *dedup.Claim) (dedup.Begun, bool) {
 }
 
 // Wait waits for a running call, here or elsewhere: see dedup.Store.
-func (s *Leases) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.Ending, error) {
+func (s *Leases) Wait(ctx context.Context, agent string, k dedup.Key, fence uint64) (dedup.Ending, error) {
 	if fence != elsewhere {
-		end, err := s.local.Wait(ctx, k, fence)
+		end, err := s.local.Wait(ctx, agent, k, fence)
 		if err != nil || end.Outcome != dedup.NotSent || end.Refusal != movedOn {
 			return end, err
 		}

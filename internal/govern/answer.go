@@ -108,7 +108,7 @@ func (p *passage) finish(v verdict, a *dedup.Answer, refusal string) {
 	record := records.Get().(*[]byte)
 	*record = p.rec.Append((*record)[:0])
 	err := p.g.Store.Finish(context.Background(), &dedup.End{
-		Keys: p.keys.Identities, Fence: p.begun.Fence, Nonce: p.nonce, Outcome: v.outcome, Keep: v.keep,
+		Keys: p.keys.Identities, Agent: p.r.Agent, Fence: p.begun.Fence, Nonce: p.nonce, Outcome: v.outcome, Keep: v.keep,
 		Answer: a, Refusal: refusal, Record: *record, Light: p.tool.Effect == tool.Read,
 	})
 	records.Put(record)

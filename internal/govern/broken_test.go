@@ -198,7 +198,7 @@ func TestOvertaken(t *testing.T) {
 		if len(open) != 1 {
 			t.Fatalf("%d calls run", len(open))
 		}
-		err := w.store.Resolve(context.Background(), &dedup.Resolution{Key: open[0].Key, Fence: open[0].Fence, Outcome: dedup.NotSent, Force: true, Who: "operator"}, "shown")
+		err := w.store.Resolve(context.Background(), &dedup.Resolution{Key: open[0].Key, Agent: open[0].Agent, Fence: open[0].Fence, Outcome: dedup.NotSent, Force: true, Who: "operator"}, "shown")
 		if err != nil {
 			t.Fatal(err)
 		}

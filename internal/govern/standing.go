@@ -60,7 +60,7 @@ func (p *passage) wait(ctx context.Context) (dedup.Ending, error) {
 	defer cancel()
 	start := time.Now()
 	defer func() { p.waited += time.Since(start) }()
-	return p.g.Store.Wait(ctx, p.begun.Key, p.begun.Fence)
+	return p.g.Store.Wait(ctx, p.r.Agent, p.begun.Key, p.begun.Fence)
 }
 
 // ended gives a waiter what its holder got. That the holder's agent was switched off says nothing of this one's, which
@@ -132,10 +132,10 @@ func (p *passage) delivered() func(bool) {
 	if p.tool == nil || !p.tool.Unregistered || !p.keys.Applies {
 		return nil
 	}
-	store, key, fence := p.g.Store, p.begun.Key, p.begun.Fence
+	store, agent, key, fence := p.g.Store, p.r.Agent, p.begun.Key, p.begun.Fence
 	return func(whole bool) {
 		if whole {
-			store.Delivered(key, fence, lightWindow)
+			store.Delivered(agent, key, fence, lightWindow)
 		}
 	}
 }

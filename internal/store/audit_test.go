@@ -139,10 +139,10 @@ func TestDeliveredShortensTheWindow(t *testing.T) {
 	claim.Keys = append(claim.Keys, dedup.Identity{Key: storetest.K("client"), Print: storetest.K("x")})
 	b := begin(t, e, claim, dedup.Mine)
 	finish(t, e, storetest.Ending(claim, b, dedup.Done))
-	e.Delivered(claim.Keys[0].Key, b.Fence+1, time.Minute) // of another call
+	e.Delivered(claim.Agent, claim.Keys[0].Key, b.Fence+1, time.Minute) // of another call
 	c.Advance(2 * time.Minute)
 	begin(t, e, storetest.NewClaim("x"), dedup.Replay)
-	e.Delivered(claim.Keys[0].Key, b.Fence, 3*time.Minute)
+	e.Delivered(claim.Agent, claim.Keys[0].Key, b.Fence, 3*time.Minute)
 	begin(t, e, storetest.NewClaim("x"), dedup.Replay)
 	// Something durable after it makes it durable.
 	finish(t, e, storetest.Ending(claim, b, dedup.Done))

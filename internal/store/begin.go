@@ -192,7 +192,7 @@ func (e *Embedded) release(c *call, commit *journal.Commit) {
 	if e.stand(context.Background(), c, commit) != nil {
 		return
 	}
-	end := &dedup.End{Keys: c.keys, Fence: c.state.Fence, Nonce: c.state.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}
+	end := &dedup.End{Keys: c.keys, Agent: c.state.Reserved.Agent, Fence: c.state.Fence, Nonce: c.state.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}
 	if err := e.Finish(context.Background(), end); err != nil {
 		e.log.Error("a claim that nobody waits for could not be released", "error", err)
 	}

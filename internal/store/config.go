@@ -61,7 +61,8 @@ type RedisConfig struct {
 	WaitReplicas int `koanf:"wait_replicas"`
 	// How long bodies of answers are kept for replays.
 	AnswerTTL time.Duration `koanf:"answer_ttl"`
-	// What shares a hash slot: namespace, which is all that there is; agent is refused.
+	// What shares a hash slot: namespace (the default: all) or agent (each agent's calls, where no tool's dedup.scope is
+	// wider; a Cluster's masters share the load then). The first sidecar of the prefix decides for all.
 	Shard string `koanf:"shard"`
 	// Refuse to start below the promise that the checks of the server would allow.
 	Strict bool `koanf:"strict"`
@@ -69,4 +70,15 @@ type RedisConfig struct {
 	Hold time.Duration `koanf:"hold"`
 	// How often policies, tools and the kill switch are read.
 	Poll time.Duration `koanf:"poll"`
+}
+
+// apart says whether each agent's calls stand in a slot of their own.
+func (c *RedisConfig) apart() bool { return c.Shard == "agent" }
+
+// holds is how long new claims wait after a failover.
+func (c *RedisConfig) holds() time.Duration {
+	if c.Hold <= 0 {
+		return 2 * time.Second
+	}
+	return c.Hold
 }

@@ -163,7 +163,7 @@ func TestClaimThatIsNotDurableWasNeverThere(t *testing.T) {
 	}
 	ended := make(chan dedup.Ending)
 	go func() {
-		end, err := e.Wait(context.Background(), waiting.Key, waiting.Fence)
+		end, err := e.Wait(context.Background(), "a", waiting.Key, waiting.Fence)
 		if err != nil {
 			t.Error(err)
 		}
@@ -268,7 +268,7 @@ func TestCallerLeavesWhileItsClaimIsWritten(t *testing.T) {
 	}
 	waiting := begin(t, e, storetest.NewClaim("x"), dedup.InFlight)
 	let()
-	if end, err := e.Wait(t.Context(), waiting.Key, waiting.Fence); err != nil || end.Outcome != dedup.NotSent && end.Outcome != dedup.Running {
+	if end, err := e.Wait(t.Context(), "a", waiting.Key, waiting.Fence); err != nil || end.Outcome != dedup.NotSent && end.Outcome != dedup.Running {
 		t.Fatal(end, err)
 	}
 	begin(t, e, storetest.NewClaim("x"), dedup.Mine)

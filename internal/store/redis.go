@@ -35,24 +35,19 @@ type Redis struct {
 	local    *Embedded
 	client   *redisClient
 	instance string // names this process among the holders
-	base     string // what every key begins with
+	base     string // what every key begins with that the namespace shares
 	ahead    func() time.Duration
 
+	home    *redisShard // with `shard: namespace` the one that there is
+	shards  redisShards
 	own     *ownCalls
 	answers *answers
 	watches watches
-	clock   serverClock
 
-	epochs   atomic.Int64 // how often another server, or another life of it, was met
-	asserted atomic.Int64 // the same, as of the last time that all own calls were asserted
-	heldTill atomic.Int64 // new mutating claims wait until then; since processStart, which no clock that is set changes, ns
-	unknown  atomic.Int64 // as of the last beat
-	open     atomic.Int64 // the same, running ones included
+	uncopied map[string]bool // agents whose switch not every shard could be told; guarded by shared.mu
 	double   atomic.Pointer[func()]
-	unbeaten atomic.Pointer[error]  // what the server answered to the last beat, which writes as a claim does; nil: it took it
-	damage   atomic.Pointer[string] // the key of the namespace that cannot be read; nil or empty: none
-	doubt    chan struct{}          // one token: own calls are to be asserted again
-	appeared atomic.Bool            // the server has come, and knows of this process
+	doubt    chan struct{} // one token: own calls are to be asserted again
+	appeared atomic.Bool   // the server has come, and knows of this process
 
 	waiving    sync.Mutex // one claim that only this process knows of at a time
 	waivedLast uint64     // the fence of the last one; guarded by waiving
@@ -84,10 +79,12 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	}
 	r := &Redis{
 		opt: opt, local: local, client: client, own: local.own, answers: newAnswers(opt.CacheBytes), base: client.key(""),
-		ahead: opt.Ahead, doubt: make(chan struct{}, 1),
+		home: &redisShard{tag: client.tag, base: client.key("")}, shards: redisShards{by: map[string]*redisShard{}},
+		ahead: opt.Ahead, doubt: make(chan struct{}, 1), uncopied: map[string]bool{},
 	}
-	r.watches.at = map[uint64]*watch{}
-	r.clock.offset.Store(clockStart.UnixMicro()) // until an answer says better
+	r.watches.at = map[grant]*watch{}
+	r.own.apart = opt.Redis.apart()
+	r.home.clock.offset.Store(clockStart.UnixMicro()) // until an answer says better
 	if r.ahead == nil {
 		r.ahead = func() time.Duration { return 0 }
 	}
@@ -96,10 +93,11 @@ func OpenRedis(ctx context.Context, opt RedisOptions) (*Redis, error) {
 	r.instance = hex.EncodeToString(id[:])
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.own.inherit(local.j.Body)
-	client.onEpoch(func(_, _ epoch) { r.failedOver() })
+	client.onEpoch(func(tag string, _, _ epoch) { r.metAnother(tag) })
 	owner := cmp.Or(opt.Owner, local.Journal().Status().ID)
-	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, Lost: r.failedOver, skew: opt.Ahead})
+	r.shared, err = openShared(ctx, client, sharedOptions{Poll: opt.Redis.Poll, Dir: opt.Config.Dir, Owner: owner, Log: opt.Log, Change: local.Change, Shard: opt.Redis.Shard, Lost: r.lostAll, skew: opt.Ahead})
 	if err == nil {
+		r.home.life = &r.shared.life
 		r.OnSwitch(func(string, bool) { r.answers.clear() })
 		r.OnEntries(r.answers.clear)
 		if r.joined {
@@ -121,7 +119,10 @@ func unheard(err error) bool { return errors.Is(err, errLost) || errors.Is(err, 
 
 // appear shows this process to the others, and says what the last one left. Until it has, nothing is claimed.
 func (r *Redis) appear(ctx context.Context) error {
-	if err := r.beat(ctx); err != nil {
+	if err := r.beat(ctx, r.home); err != nil {
+		return err
+	}
+	if _, err := r.discover(ctx); err != nil {
 		return err
 	}
 	r.inherit(ctx)
@@ -144,14 +145,17 @@ func (r *Redis) awaits(f func()) {
 	case <-r.ctx.Done():
 		return
 	}
-	for ; r.ctx.Err() == nil; pause(r.ctx, probeEvery) {
+	for said := ""; r.ctx.Err() == nil; pause(r.ctx, probeEvery) {
 		err := r.meet(r.ctx)
 		if err != nil {
-			r.local.log.Warn("redis has come and cannot be used yet", "error", err.Error())
+			if said != err.Error() {
+				said = err.Error()
+				r.local.log.Warn("redis has come and cannot be used yet", "error", said)
+			}
 			continue
 		}
 		f()
-		r.holdClaims()
+		r.holdAll()
 		if r.appear(r.ctx) == nil {
 			return
 		}
@@ -168,21 +172,24 @@ func (r *Redis) begins() {
 	r.work.Go(r.beats)
 	r.work.Go(r.reasserts)
 	r.work.Go(r.sweeps)
+	if r.opt.Redis.apart() {
+		r.work.Go(r.copies)
+	}
 }
 
-// ask runs a script once and reads its verdict.
-func (r *Redis) ask(ctx context.Context, s *script, echo string, args ...any) (verdict, error) {
-	return r.asked(echo, func(all []any) (any, error) { return r.client.run(ctx, s, []string{r.base + "fence"}, all...) }, args)
+// ask runs a script once in a shard and reads its verdict.
+func (r *Redis) ask(ctx context.Context, in *redisShard, s *script, echo string, args ...any) (verdict, error) {
+	return r.asked(in, echo, func(all []any) (any, error) { return r.client.run(ctx, s, []string{in.base + "fence"}, all...) }, args)
 }
 
 // askDurable is ask for what must stand on the replicas. With errReplicas there is a verdict.
-func (r *Redis) askDurable(ctx context.Context, s *script, echo string, args ...any) (verdict, error) {
-	return r.asked(echo, func(all []any) (any, error) { return r.client.runDurable(ctx, s, []string{r.base + "fence"}, all...) }, args)
+func (r *Redis) askDurable(ctx context.Context, in *redisShard, s *script, echo string, args ...any) (verdict, error) {
+	return r.asked(in, echo, func(all []any) (any, error) { return r.client.runDurable(ctx, s, []string{in.base + "fence"}, all...) }, args)
 }
 
-func (r *Redis) asked(echo string, run func([]any) (any, error), args []any) (verdict, error) {
+func (r *Redis) asked(in *redisShard, echo string, run func([]any) (any, error), args []any) (verdict, error) {
 	sent := time.Now()
-	reply, err := run(append([]any{r.base, r.ahead().Microseconds(), r.instance}, args...))
+	reply, err := run(append([]any{in.base, r.ahead().Microseconds(), r.instance}, args...))
 	if err != nil && !errors.Is(err, errReplicas) {
 		return verdict{}, err
 	}
@@ -190,7 +197,7 @@ func (r *Redis) asked(echo string, run func([]any) (any, error), args []any) (ve
 	if perr != nil {
 		return v, fmt.Errorf("%w: %w", errLost, errors.Join(perr, err))
 	}
-	if by := r.clock.learn(sent, &v); by != 0 {
+	if by := in.clock.learn(sent, &v); by != 0 {
 		r.local.log.Warn("the clock of Redis was set: windows and budgets go by it; have NTP slew it, not step it", "by", by.String())
 	}
 	return v, err
@@ -205,28 +212,12 @@ func (r *Redis) background(f func()) {
 	}
 }
 
-// now is the store's time, as far as it is known without asking.
-func (r *Redis) now() time.Time { return instant(r.clock.now() + r.ahead().Microseconds()) }
-
-func (r *Redis) beat(ctx context.Context) error {
-	v, err := r.ask(ctx, beatScript, r.instance, lapseTime.Milliseconds())
-	if err != nil {
-		return err
-	}
-	r.unknown.Store(integer(v.at(0)))
-	r.open.Store(integer(v.at(1)))
-	r.damaged(v.text(2))
-	return nil
-}
-
 func (r *Redis) beats() {
 	for pause(r.ctx, beatEvery); r.ctx.Err() == nil; pause(r.ctx, beatEvery) {
 		if !r.appeared.Load() {
 			continue
 		}
-		err := r.beat(r.ctx)
-		r.beaten(err)
-		if err == nil && r.own.pending() {
+		if r.told() && r.own.pending() {
 			r.reassert()
 		}
 		r.own.undoneLately() // forgets the others
@@ -234,22 +225,39 @@ func (r *Redis) beats() {
 }
 
 // beaten notes whether the server takes what is written. One that does not answer is the breaker's to tell.
-func (r *Redis) beaten(err error) {
+func (r *Redis) beaten(s *redisShard, err error) {
 	if _, answered := serverError(err); !answered {
-		r.unbeaten.Store(nil)
+		s.unbeaten.Store(nil)
 		return
 	}
-	if r.unbeaten.Swap(&err) == nil {
+	if s.unbeaten.Swap(&err) == nil {
 		r.local.log.Error("Redis refuses what a claim needs", "error", err.Error())
 	}
 }
 
 // refusing says why the server takes no writes.
-func (r *Redis) refusing() error {
-	if err := r.unbeaten.Load(); err != nil {
+func (s *redisShard) refusing() error {
+	if err := s.unbeaten.Load(); err != nil {
 		return fmt.Errorf("Redis refuses what a claim needs: %w", *err)
 	}
 	return nil
+}
+
+// told beats wherever this process is in use, and says whether anybody has heard it.
+func (r *Redis) told() bool {
+	heard := r.inUse()
+	if r.opt.Redis.apart() {
+		heard = append(heard, r.home)
+	}
+	var some atomic.Bool
+	_ = each(heard, func(s *redisShard) error {
+		err := r.beat(r.ctx, s)
+		if r.beaten(s, err); err == nil {
+			some.Store(true)
+		}
+		return err
+	})
+	return some.Load()
 }
 
 // Close makes what is still running unknown, here and in Redis, and gives the directory up. When ctx ends first it
@@ -275,7 +283,7 @@ func (r *Redis) abandon(ctx context.Context) {
 		wait.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
-			end := &dedup.End{Keys: c.record.keys, Fence: c.record.state.Fence, Nonce: c.nonce, Outcome: dedup.Unknown, Record: audit.Recover(c.intent, c.record.state.Fence)}
+			end := &dedup.End{Keys: c.record.keys, Agent: c.agent(), Fence: c.record.state.Fence, Nonce: c.nonce, Outcome: dedup.Unknown, Record: audit.Recover(c.intent, c.record.state.Fence)}
 			if err := r.Finish(ctx, end); err != nil {
 				r.local.log.Error("the outcome of a call that was running is not in Redis; its sidecar lapses there", "error", err)
 			}
@@ -314,12 +322,20 @@ func (r *Redis) Guarantee() string { return r.client.judgement().Promise }
 
 // Err says why the store takes no new claims; nil when it does.
 func (r *Redis) Err() error {
-	err := errors.Join(r.client.err(), r.present(), r.readable(), r.refusing())
+	err := errors.Join(r.client.err(), r.present(), r.home.readable(), r.home.refusing())
 	if err == nil {
 		err = r.pressed()
 	}
-	if err == nil && r.unknown.Load() >= r.opt.Config.MaxUnknown {
-		err = r.crowded()
+	for _, s := range r.inUse() {
+		if err == nil {
+			err = r.client.errOf(s.tag)
+			if s.apart {
+				err = errors.Join(err, s.readable(), s.refusing())
+			}
+		}
+		if err == nil && s.unknown.Load() >= r.opt.Config.MaxUnknown {
+			err = s.crowded()
+		}
 	}
 	if err == nil {
 		return r.local.Err()
@@ -329,6 +345,9 @@ func (r *Redis) Err() error {
 
 // present says that the server has come and the others do not know of this process yet.
 func (r *Redis) present() error {
+	if unlike := r.unlike.Load(); unlike != nil {
+		return *unlike
+	}
 	if r.appeared.Load() || r.client.meeting() != nil {
 		return nil
 	}
@@ -343,6 +362,10 @@ func (r *Redis) pressed() error {
 	return nil
 }
 
-func (r *Redis) crowded() error {
-	return fmt.Errorf("%d outcomes are unknown, as many as store.embedded.max_unknown allows; resolve some with `oo-sidecar unknown ls` and `unknown resolve`", r.unknown.Load())
+func (s *redisShard) crowded() error {
+	whose := ""
+	if s.apart {
+		whose = " of agent " + s.agent
+	}
+	return fmt.Errorf("%d outcomes%s are unknown, as many as store.embedded.max_unknown allows; resolve some with `oo-sidecar unknown ls` and `unknown resolve`", s.unknown.Load(), whose)
 }

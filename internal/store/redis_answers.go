@@ -111,7 +111,7 @@ func (r *Redis) remembered(c *dedup.Claim) (dedup.Begun, bool) {
 	if len(c.Guards) > 0 || r.sinceSwitchHeard() > 2*r.shared.opt.Poll {
 		return dedup.Begun{}, false
 	}
-	now := r.now()
+	now := r.nowIn(r.shardOf(c.Agent))
 	s := r.answers.find(c.Keys, now)
 	if s == nil {
 		return dedup.Begun{}, false

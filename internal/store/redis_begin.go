@@ -30,24 +30,28 @@ func (r *Redis) Begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 
 // beginShared claims a call in Redis.
 func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
+	in := r.shardOf(c.Agent)
 	for lives := 0; ; {
-		if err := r.hold(ctx, c); err != nil {
+		if err := r.enter(ctx, in); err != nil {
 			return dedup.Begun{}, err
 		}
-		life, name := r.epochs.Load(), r.life.Load()
-		b, err := r.begin(ctx, c)
+		if err := r.hold(ctx, in, c); err != nil {
+			return dedup.Begun{}, err
+		}
+		life, name := in.epochs.Load(), in.life.Load()
+		b, err := r.begin(ctx, in, c)
 		if lives++; errors.Is(err, errForgot) && lives < 4 {
-			if err := r.readAfter(ctx, name); err != nil {
+			if err := r.notice(ctx, in, name); err != nil {
 				return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 			}
 			continue
 		}
-		if err != nil || b.Status != dedup.Mine || life == r.epochs.Load() || c.Effect == tool.Read {
+		if err != nil || b.Status != dedup.Mine || life == in.epochs.Load() || c.Effect == tool.Read {
 			return b, err
 		}
 		// Won from a server that has just become the one, before the others could tell it what they hold.
-		mine := r.own.find(b.Fence, c.Nonce)
-		if err := r.Finish(ctx, &dedup.End{Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}); err != nil {
+		mine := r.own.find(c.Agent, b.Fence, c.Nonce)
+		if err := r.Finish(ctx, &dedup.End{Keys: c.Keys, Agent: c.Agent, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.NotSent, Refusal: "store_unavailable"}); err != nil {
 			return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 		}
 		if mine == nil || mine.lost { // what releases its copies would release another claim of its nonce, too
@@ -56,13 +60,39 @@ func (r *Redis) beginShared(ctx context.Context, c *dedup.Claim) (dedup.Begun, e
 	}
 }
 
+// enter joins a shard for a claim there.
+func (r *Redis) enter(ctx context.Context, in *redisShard) error {
+	if !in.apart {
+		return nil
+	}
+	err := errors.Join(r.client.errOf(in.tag), r.present())
+	if err == nil {
+		err = r.join(ctx, in)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// notice finds out that a shard has forgotten what it held, unless that is known by now.
+func (r *Redis) notice(ctx context.Context, in *redisShard, name *string) error {
+	if !in.apart {
+		return r.readAfter(ctx, name)
+	}
+	if in.life.Load() == name {
+		in.joined.Store(false)
+	}
+	return r.join(ctx, in)
+}
+
 // errForgot: the server has forgotten what it held since it was last read.
 var errForgot = errors.New("Redis has forgotten what it held")
 
 // hold waits while others tell a new server what they hold.
-func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
-	wait := time.Duration(r.heldTill.Load()) - time.Since(processStart)
-	if c.Effect == tool.Read || wait <= 0 && r.asserted.Load() == r.epochs.Load() {
+func (r *Redis) hold(ctx context.Context, in *redisShard, c *dedup.Claim) error {
+	wait := time.Duration(in.heldTill.Load()) - time.Since(processStart)
+	if c.Effect == tool.Read || wait <= 0 && in.asserted.Load() == in.epochs.Load() {
 		return nil
 	}
 	select {
@@ -72,22 +102,22 @@ func (r *Redis) hold(ctx context.Context, c *dedup.Claim) error {
 	case <-r.ctx.Done():
 		return errClosed
 	}
-	if r.asserted.Load() != r.epochs.Load() {
+	if in.asserted.Load() != in.epochs.Load() {
 		return fmt.Errorf("%w: Redis has come back, and not all that this sidecar holds could be asserted there yet", dedup.ErrUnavailable)
 	}
 	return nil
 }
 
 // begin writes the intent and asks Redis at the same time.
-func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) {
-	if err := errors.Join(r.client.err(), r.present(), r.readable(), r.pressed()); err != nil { // nothing is written for what is refused at once
+func (r *Redis) begin(ctx context.Context, in *redisShard, c *dedup.Claim) (dedup.Begun, error) {
+	if err := errors.Join(r.client.errOf(in.tag), r.present(), in.readable(), r.pressed()); err != nil { // nothing is written for what is refused at once
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
-	mine, commit, err := r.own.intend(c, r.now())
+	mine, commit, err := r.own.intend(c, r.nowIn(in))
 	if err != nil {
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	}
-	v, rec, lost, err := r.claim(ctx, c, mine.requestID())
+	v, rec, lost, err := r.claim(ctx, in, c, mine.requestID())
 	switch {
 	case err == nil && v.word == "mine":
 		mine.lost = lost
@@ -100,7 +130,7 @@ func (r *Redis) begin(ctx context.Context, c *dedup.Claim) (dedup.Begun, error) 
 	case err != nil:
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
 	case v.word != "mine":
-		return r.standing(c, &v)
+		return r.standing(in, c, &v)
 	}
 	if err := r.stand(ctx, c, commit); err != nil {
 		r.giveUp(mine)
@@ -125,10 +155,10 @@ func (r *Redis) stand(ctx context.Context, c *dedup.Claim, commit *journal.Commi
 
 // claim runs the script, and again with the same nonce where its reply was lost or its clock was another. lost: it may
 // have won without saying so, or may yet.
-func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v verdict, rec *record, lost bool, err error) {
+func (r *Redis) claim(ctx context.Context, in *redisShard, c *dedup.Claim, requestID string) (v verdict, rec *record, lost bool, err error) {
 	echo, start := strconv.FormatUint(c.Nonce, 10), time.Now()
 	for try := range 3 {
-		v, err = r.askDurable(ctx, beginScript, echo, r.claimArgs(c, requestID)...)
+		v, err = r.askDurable(ctx, in, beginScript, echo, r.claimArgs(in, c, requestID)...)
 		lost = lost || err != nil && !errors.Is(err, errNotExecuted)
 		if err == nil && v.word == "late" {
 			err = fmt.Errorf("%w: the claim came %v late", errNotExecuted, delayFor)
@@ -149,13 +179,13 @@ func (r *Redis) claim(ctx context.Context, c *dedup.Claim, requestID string) (v 
 	return v, rec, lost, err
 }
 
-func (r *Redis) claimArgs(c *dedup.Claim, requestID string) []any {
+func (r *Redis) claimArgs(in *redisShard, c *dedup.Claim, requestID string) []any {
 	args := make([]any, 0, 24+2*len(c.Keys)+len(c.Guards))
-	args = append(args, r.clock.now()+delayFor.Microseconds(), strconv.FormatUint(c.Nonce, 10),
+	args = append(args, in.clock.now()+delayFor.Microseconds(), strconv.FormatUint(c.Nonce, 10),
 		url.QueryEscape(c.Tenant), url.QueryEscape(c.Agent), url.QueryEscape(c.Tool), int(c.Effect), c.Timeout.Microseconds(), c.Resend.Microseconds(),
 		strconv.FormatUint(c.Renews, 10), c.UnknownFor.Microseconds(), int64(money(c.Cost)),
 		limitText(c.Limits.ActionsPerHour), limitText(c.Limits.CallsPerDay), limitText(c.Limits.SpendPerDay), truth(c.Shadow),
-		url.QueryEscape(requestID), r.opt.Config.MaxUnknown, c.Agent, *r.life.Load(), len(c.Keys))
+		url.QueryEscape(requestID), r.opt.Config.MaxUnknown, c.Agent, *in.life.Load(), len(c.Keys))
 	for _, id := range c.Keys {
 		args = append(args, keyText(id.Key), keyText(id.Print))
 	}
@@ -174,7 +204,7 @@ func limitText[N ~int64](n *N) string {
 }
 
 // standing says what is in a claim's way.
-func (r *Redis) standing(c *dedup.Claim, v *verdict) (dedup.Begun, error) {
+func (r *Redis) standing(in *redisShard, c *dedup.Claim, v *verdict) (dedup.Begun, error) {
 	switch v.word {
 	case "over":
 		return dedup.Begun{Status: dedup.Over, Over: dedup.Limit(v.text(0)), RetryAfter: time.Duration(integer(v.at(1))) * time.Microsecond, Now: v.now}, nil
@@ -183,9 +213,9 @@ func (r *Redis) standing(c *dedup.Claim, v *verdict) (dedup.Begun, error) {
 	case "lost":
 		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, errForgot)
 	case "damaged":
-		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.met(v.text(0)))
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.met(in, v.text(0)))
 	case "full":
-		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, r.crowded())
+		return dedup.Begun{}, fmt.Errorf("%w: %w", dedup.ErrUnavailable, in.crowded())
 	}
 	status, known := map[string]dedup.Status{"inflight": dedup.InFlight, "blocked": dedup.Blocked, "replay": dedup.Replay, "reused": dedup.Reused}[v.word]
 	if !known {
@@ -261,5 +291,5 @@ func (r *Redis) settled(ctx context.Context, c *ownCall, o dedup.Outcome) (verdi
 	for _, id := range keys {
 		args = append(args, keyText(id.Key))
 	}
-	return r.ask(ctx, settleScript, echo, args...)
+	return r.ask(ctx, r.shardOf(c.agent()), settleScript, echo, args...)
 }

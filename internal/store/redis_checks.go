@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,8 @@ type judgement struct {
 	Replicas  int      // connected now
 	Electable int      // replicas that a failover could promote
 	Evicted   int      // keys that this life of the server dropped to make room
+
+	evicted map[string]int // the same, by the address of each
 }
 
 // judgement is the last result of the checks.
@@ -110,18 +113,30 @@ func notYet(err error) bool {
 // failed over.
 func (c *redisClient) keep(j judgement) {
 	c.mu.Lock()
-	was, e, told := c.judged, c.epoch, c.onEpochs
+	was, told := c.judged, c.onEpochs
+	asked := map[string]epoch{}
+	for tag, t := range c.tags {
+		if t.asked {
+			asked[tag] = t.epoch
+		}
+	}
 	c.judged = j
 	c.mu.Unlock()
 	if was.Promise != "" && was.Promise != j.Promise {
 		c.log.Warn("redis: the promise has changed", "was", was.Promise, "is", j.Promise)
 	}
-	if j.Evicted <= was.Evicted {
+	evicted := 0
+	for addr, n := range j.evicted {
+		evicted += max(0, n-was.evicted[addr])
+	}
+	if evicted == 0 {
 		return
 	}
-	c.log.Error("redis has evicted keys: calls whose records were among them may run again", "keys", j.Evicted-was.Evicted)
-	for _, f := range told {
-		f(e, e)
+	c.log.Error("redis has evicted keys: calls whose records were among them may run again", "keys", evicted)
+	for tag, e := range asked {
+		for _, f := range told {
+			f(tag, e, e)
+		}
 	}
 }
 
@@ -153,14 +168,80 @@ func (c *redisClient) judgeAgain() {
 	}
 }
 
-// judge asks the owner, and those who watch it, what they promise.
+// judge asks those that hold keys, and those who watch them, what they promise. The weakest of several decides.
 func (c *redisClient) judge(ctx context.Context) (judgement, error) {
-	j := judgement{At: time.Now()}
-	var err error
-	if j.Refused, j.Problems, err = c.permitted(ctx); err != nil {
-		return j, err
+	addr, err := c.owner(ctx, c.tag)
+	if err != nil {
+		return judgement{}, notExecuted(err)
 	}
-	facts, err := c.serverFacts(ctx)
+	all := []string{addr}
+	if c.cfg.apart() {
+		if all, err = c.routes.masters(ctx); err != nil && len(all) == 0 {
+			return judgement{}, notExecuted(err)
+		}
+	}
+	refused, weak, err := c.permitted(ctx)
+	if err != nil {
+		return judgement{}, err
+	}
+	var worst judgement
+	for i, addr := range all {
+		j, err := c.judgeNode(ctx, addr)
+		if err != nil {
+			return judgement{}, fmt.Errorf("%s: %w", addr, err)
+		}
+		if len(all) > 1 {
+			j = j.of(addr)
+		}
+		if i == 0 {
+			worst = j
+		} else {
+			worst = worst.and(j)
+		}
+	}
+	worst.Refused, worst.Problems = cmp.Or(refused, worst.Refused), append(weak, worst.Problems...)
+	if refused != nil {
+		worst.Promise = "none: " + refused.Error()
+	}
+	return worst, nil
+}
+
+// of says in each line which of several masters it speaks of.
+func (j judgement) of(addr string) judgement {
+	for _, lines := range [][]string{j.Problems, j.Unchecked} {
+		for i := range lines {
+			lines[i] = addr + ": " + lines[i]
+		}
+	}
+	if j.Refused != nil {
+		j.Refused = fmt.Errorf("%s: %w", addr, j.Refused)
+	}
+	return j
+}
+
+// and is what holds of both.
+func (j judgement) and(o judgement) judgement {
+	j.Problems, j.Unchecked = append(j.Problems, o.Problems...), append(j.Unchecked, o.Unchecked...)
+	if o.Promise != j.Promise && (o.Refused != nil || len(o.Problems)+len(o.Unchecked) > 0) && j.Refused == nil {
+		j.Promise = o.Promise // of what is weaker somewhere
+	}
+	if j.Refused == nil {
+		j.Refused = o.Refused
+	}
+	j.Memory, j.Electable = max(j.Memory, o.Memory), max(j.Electable, o.Electable)
+	j.Replicas, j.Evicted = min(j.Replicas, o.Replicas), j.Evicted+o.Evicted
+	all := maps.Clone(j.evicted)
+	if all == nil {
+		all = map[string]int{}
+	}
+	maps.Copy(all, o.evicted)
+	j.evicted = all
+	return j
+}
+
+func (c *redisClient) judgeNode(ctx context.Context, addr string) (judgement, error) {
+	j := judgement{At: time.Now()}
+	facts, err := c.serverFacts(ctx, addr)
 	if denied(err) {
 		j.Promise = "not known: the Redis user may not run INFO, and so nobody looks whether Redis forgets claims"
 		j.Unchecked = []string{"maxmemory-policy, persistence, replicas and failovers are not known: allow the Redis user +info"}
@@ -173,14 +254,15 @@ func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 	j.Memory = share(facts["used_memory"], facts["maxmemory"])
 	j.Replicas, _ = strconv.Atoi(facts["connected_slaves"])
 	j.Electable = j.Replicas
-	if n, ok := c.routes.electable(ctx); ok {
+	if n, ok := c.routes.electable(ctx, addr); ok {
 		j.Electable = max(n, j.Replicas)
 	}
 	if j.Evicted, _ = strconv.Atoi(facts["evicted_keys"]); j.Evicted > 0 {
 		j.Problems = append(j.Problems, fmt.Sprintf("Redis has evicted %d keys since its start, because maxmemory-policy was not noeviction: calls whose records were among them may run again, and no budget counts them", j.Evicted))
 	}
-	j.Refused = cmp.Or(j.Refused, evicts(facts))
-	fsync, err := c.setting(ctx, "appendfsync")
+	j.evicted = map[string]int{addr: j.Evicted}
+	j.Refused = evicts(facts)
+	fsync, err := c.setting(ctx, addr, "appendfsync")
 	if err != nil {
 		return j, err
 	}
@@ -188,15 +270,20 @@ func (c *redisClient) judge(ctx context.Context) (judgement, error) {
 	return j, nil
 }
 
-func (c *redisClient) serverFacts(ctx context.Context) (map[string]string, error) {
-	reply, err := c.follow(ctx, reads([]any{"info"}))
+// at asks one node about itself.
+func (c *redisClient) at(ctx context.Context, addr string, args ...any) (any, error) {
+	return c.node(addr).lane(false).send(ctx, &request{args: args})
+}
+
+func (c *redisClient) serverFacts(ctx context.Context, addr string) (map[string]string, error) {
+	reply, err := c.at(ctx, addr, "info")
 	text, _ := reply.(string)
 	return parseInfo(text), err
 }
 
 // setting is one line of the server's configuration; empty when the user may not read it.
-func (c *redisClient) setting(ctx context.Context, name string) (string, error) {
-	reply, err := c.follow(ctx, reads([]any{"config", "get", name}))
+func (c *redisClient) setting(ctx context.Context, addr, name string) (string, error) {
+	reply, err := c.at(ctx, addr, "config", "get", name)
 	if _, answered := serverError(err); answered {
 		return "", nil // denied, or renamed away as hosted servers do
 	}

@@ -13,16 +13,14 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// redisClient asks the master that holds the namespace's keys: one script, one round trip, and never one twice without
+// redisClient asks the master that holds the keys of a hash tag: one script, one round trip, and never one twice without
 // saying so. Its methods may be called from any goroutine.
 type redisClient struct {
-	cfg     RedisConfig
-	log     *slog.Logger
-	tag     string
-	routes  topology
-	dial    nodeDialer
-	breaker *gobreaker.TwoStepCircuitBreaker[any]
-	failed  atomic.Pointer[error] // the last failure that the breaker was told of
+	cfg    RedisConfig
+	log    *slog.Logger
+	tag    string // of what the namespace shares
+	routes topology
+	dial   nodeDialer
 
 	ctx  context.Context // ends with close
 	stop context.CancelFunc
@@ -30,8 +28,9 @@ type redisClient struct {
 
 	mu       sync.Mutex
 	nodes    map[string]*redisNode // guarded by mu
-	epoch    epoch                 // last known; guarded by mu
-	onEpochs []func(old, new epoch)
+	tags     map[string]*tagged    // each that was ever asked for; guarded by mu
+	servers  map[string]server     // by address: who answered there last; guarded by mu
+	onEpochs []func(tag string, old, new epoch)
 	judged   judgement // guarded by mu
 	unmet    error     // why no server has passed the checks yet; nil: one has; guarded by mu
 	closed   bool      // guarded by mu
@@ -49,14 +48,13 @@ func dialRedis(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*redisCl
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c := &redisClient{cfg: cfg, log: log, tag: tagOf(cfg.Prefix), nodes: map[string]*redisNode{}, met: make(chan struct{}), unmet: errAway}
+	c := &redisClient{cfg: cfg, log: log, tag: tagOf(cfg.Prefix), nodes: map[string]*redisNode{}, tags: map[string]*tagged{}, servers: map[string]server{}, met: make(chan struct{}), unmet: errAway}
 	c.judged.Promise = "none yet: Redis has not answered since the start"
 	var err error
 	if c.dial, err = newNodeDialer(cfg); err != nil {
 		return nil, err
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
-	c.breaker = newRedisBreaker(c)
 	if c.routes, err = c.topology(); err == nil {
 		err = c.firstLook(ctx)
 	}
@@ -67,7 +65,33 @@ func dialRedis(ctx context.Context, cfg RedisConfig, log *slog.Logger) (*redisCl
 	return c, nil
 }
 
-// tagOf is what stands between the braces of every key: all of a namespace hash to one slot, those of another prefix to
+// tagged is what is known of one hash tag.
+type tagged struct {
+	breaker *gobreaker.TwoStepCircuitBreaker[any]
+	failed  atomic.Pointer[error] // the last failure that the breaker was told of
+	asked   bool                  // its server is known; guarded by redisClient.mu
+	epoch   epoch                 // of the server that was last asked; guarded by redisClient.mu
+}
+
+// of is what is known of the tag.
+func (c *redisClient) of(tag string) *tagged {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ofLocked(tag)
+}
+
+// ofLocked is of with mu held.
+func (c *redisClient) ofLocked(tag string) *tagged {
+	t := c.tags[tag]
+	if t == nil {
+		t = &tagged{}
+		t.breaker = newRedisBreaker(c, tag, t)
+		c.tags[tag] = t
+	}
+	return t
+}
+
+// tagOf is what stands between the braces of keys: what a namespace shares hashes to one slot, that of another prefix to
 // another.
 func tagOf(prefix string) string {
 	if tag := strings.Trim(prefix, ":{}"); tag != "" {
@@ -76,29 +100,43 @@ func tagOf(prefix string) string {
 	return "oo"
 }
 
-// key names something of the namespace.
-func (c *redisClient) key(parts ...string) string {
-	return c.cfg.Prefix + "{" + c.tag + "}:" + strings.Join(parts, ":")
+// base is what every key of a tag begins with.
+func (c *redisClient) base(tag string) string { return c.cfg.Prefix + "{" + tag + "}:" }
+
+// key names something that the namespace shares.
+func (c *redisClient) key(parts ...string) string { return c.base(c.tag) + strings.Join(parts, ":") }
+
+// tagIn is the hash tag of a key of this store.
+func tagIn(key string) string {
+	_, rest, _ := strings.Cut(key, "{")
+	tag, _, _ := strings.Cut(rest, "}")
+	return tag
 }
 
 // question is what is asked once.
 type question struct {
 	name    string // for errors
+	tag     string // of the keys
 	command func(whole bool) []any
 	durable bool // on wait_replicas replicas
 	reads   bool // one plain command that only reads
 }
 
 func asks(s *script, keys []string, args []any) question {
-	return question{name: s.name, command: func(whole bool) []any { return s.command(whole, keys, args) }}
+	return question{name: s.name, tag: tagIn(keys[0]), command: func(whole bool) []any { return s.command(whole, keys, args) }}
 }
 
+// reads asks for one plain command on a key.
 func reads(args []any) question {
 	name, _ := args[0].(string)
-	return question{name: name, command: func(bool) []any { return args }, reads: true}
+	key := ""
+	if len(args) > 1 {
+		key, _ = args[1].(string)
+	}
+	return question{name: name, tag: tagIn(key), command: func(bool) []any { return args }, reads: true}
 }
 
-// run runs the script once on the master that holds the keys.
+// run runs the script once on the master that holds the keys, which are all of one tag.
 func (c *redisClient) run(ctx context.Context, s *script, keys []string, args ...any) (any, error) {
 	return c.ask(ctx, asks(s, keys, args))
 }
@@ -121,15 +159,16 @@ func (c *redisClient) ask(ctx context.Context, q question) (any, error) {
 	if err := c.meeting(); err != nil {
 		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, err)
 	}
-	if c.breaker.State() != gobreaker.StateClosed {
+	t := c.of(q.tag)
+	if t.breaker.State() != gobreaker.StateClosed {
 		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, errAway)
 	}
-	done, err := c.breaker.Allow()
+	done, err := t.breaker.Allow()
 	if err != nil {
 		return nil, fmt.Errorf("redis: %s: %w: %w", q.name, errNotExecuted, err)
 	}
 	reply, err := c.follow(ctx, q)
-	c.report(ctx, done, err)
+	c.report(ctx, t, done, err)
 	if err != nil {
 		err = fmt.Errorf("redis: %s: %w", q.name, err)
 	}
@@ -144,11 +183,11 @@ const maxHops = 5
 // have run.
 func (c *redisClient) follow(ctx context.Context, q question) (reply any, err error) {
 	h := hop{}
-	if h.addr, err = c.owner(ctx); err != nil {
+	if h.addr, err = c.owner(ctx, q.tag); err != nil {
 		return nil, notExecuted(err)
 	}
 	for range maxHops {
-		reply, err = c.node(h.addr).lane(q.durable).send(ctx, &request{args: q.command(h.whole), asking: h.asking})
+		reply, err = c.node(h.addr).lane(q.durable).send(ctx, &request{tag: q.tag, args: q.command(h.whole), asking: h.asking})
 		if !errors.Is(err, errNotExecuted) || !c.next(ctx, q, &h, err) {
 			return reply, err
 		}
@@ -157,10 +196,10 @@ func (c *redisClient) follow(ctx context.Context, q question) (reply any, err er
 }
 
 // owner is the address of the master to ask.
-func (c *redisClient) owner(ctx context.Context) (string, error) {
+func (c *redisClient) owner(ctx context.Context, tag string) (string, error) {
 	bounded, cancel := context.WithTimeout(ctx, redisTimeout)
 	defer cancel()
-	return c.routes.owner(bounded)
+	return c.routes.owner(bounded, tag)
 }
 
 // hop is where and how a question goes.
@@ -174,7 +213,7 @@ type hop struct {
 func (c *redisClient) next(ctx context.Context, q question, h *hop, err error) bool {
 	text, answered := serverError(err)
 	if !answered {
-		addr, lost := c.owner(ctx)
+		addr, lost := c.owner(ctx, q.tag)
 		moved := lost == nil && addr != h.addr && !h.asking
 		h.addr = addr
 		return moved
@@ -186,7 +225,7 @@ func (c *redisClient) next(ctx context.Context, q question, h *hop, err error) b
 	case "MOVED":
 		_, to, _ := strings.Cut(rest, " ")
 		h.addr, h.asking = beside(to, h.addr), false
-		c.routes.moved(h.addr)
+		c.routes.moved(q.tag, h.addr)
 	case "ASK":
 		// Half of the slot is here and half there. A script would take what it finds in neither, or not yet in the new
 		// place, for absent, and a claim would win twice: scripts wait until the slot has moved.
@@ -213,13 +252,16 @@ func pause(ctx context.Context, d time.Duration) {
 
 var errAway = errors.New("Redis does not answer; it is asked again several times a second")
 
-// err says why nothing is asked now; nil when questions are.
-func (c *redisClient) err() error {
+// err says why nothing is asked about what the namespace shares; nil when questions are.
+func (c *redisClient) err() error { return c.errOf(c.tag) }
+
+// errOf is err for a tag.
+func (c *redisClient) errOf(tag string) error {
 	if err := c.meeting(); err != nil {
 		return err
 	}
-	if c.breaker.State() != gobreaker.StateClosed {
-		if why := c.failed.Load(); why != nil {
+	if t := c.of(tag); t.breaker.State() != gobreaker.StateClosed {
+		if why := t.failed.Load(); why != nil {
 			if _, answered := serverError(*why); answered {
 				return fmt.Errorf("Redis takes nothing now; it is asked again several times a second: %w", *why)
 			}

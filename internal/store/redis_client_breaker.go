@@ -17,7 +17,7 @@ const (
 var errCallerGone = errors.New("the caller has gone")
 
 // newRedisBreaker makes a breaker that lets no caller probe: one goroutine does, so that callers are refused at once.
-func newRedisBreaker(c *redisClient) *gobreaker.TwoStepCircuitBreaker[any] {
+func newRedisBreaker(c *redisClient, tag string, t *tagged) *gobreaker.TwoStepCircuitBreaker[any] {
 	return gobreaker.NewTwoStepCircuitBreaker[any](gobreaker.Settings{
 		Name: "redis", MaxRequests: 1, Timeout: probeEvery,
 		IsExcluded:  func(err error) bool { return errors.Is(err, errCallerGone) },
@@ -25,32 +25,32 @@ func newRedisBreaker(c *redisClient) *gobreaker.TwoStepCircuitBreaker[any] {
 		OnStateChange: func(_ string, from, to gobreaker.State) {
 			switch {
 			case to == gobreaker.StateOpen && from == gobreaker.StateClosed:
-				c.log.Warn("Redis does not answer: nothing is asked until a probe is answered", "error", (*c.failed.Load()).Error())
-				go c.probe()
+				c.log.Warn("Redis does not answer: nothing is asked until a probe is answered", "keys", c.base(tag), "error", (*t.failed.Load()).Error())
+				go c.probe(tag, t)
 			case to == gobreaker.StateClosed:
-				c.log.Info("Redis answers again")
+				c.log.Info("Redis answers again", "keys", c.base(tag))
 			}
 		},
 	})
 }
 
 // probe asks until there is an answer.
-func (c *redisClient) probe() {
-	for c.ctx.Err() == nil && c.breaker.State() != gobreaker.StateClosed {
+func (c *redisClient) probe(tag string, t *tagged) {
+	for c.ctx.Err() == nil && t.breaker.State() != gobreaker.StateClosed {
 		pause(c.ctx, probeEvery)
-		done, err := c.breaker.Allow()
+		done, err := t.breaker.Allow()
 		if err != nil {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, redisTimeout)
-		_, err = c.follow(ctx, reads([]any{"exists", c.key("probe")}))
+		_, err = c.follow(ctx, reads([]any{"exists", c.base(tag) + "probe"}))
 		cancel()
-		c.report(c.ctx, done, err)
+		c.report(c.ctx, t, done, err)
 	}
 }
 
 // report tells breaker and topology what came of a question.
-func (c *redisClient) report(ctx context.Context, done func(error), err error) {
+func (c *redisClient) report(ctx context.Context, t *tagged, done func(error), err error) {
 	var told counted
 	switch {
 	case errors.As(err, &told):
@@ -59,7 +59,7 @@ func (c *redisClient) report(ctx context.Context, done func(error), err error) {
 		done(errCallerGone)
 	case outage(err):
 		c.routes.doubt()
-		c.failed.Store(&err)
+		t.failed.Store(&err)
 		done(err)
 	default:
 		done(nil)

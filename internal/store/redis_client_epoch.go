@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -56,24 +57,57 @@ func parseInfo(text string) map[string]string {
 	return facts
 }
 
-// heard notes the epoch of a new connection, and tells who wants to know when it is not the last known one.
-func (c *redisClient) heard(e epoch) {
+// server is who answers at an address.
+type server struct {
+	epoch epoch
+	since time.Time // when it was first met; zero: when this process started
+}
+
+// heard notes who answers for a tag on a new connection, and tells who wants to know when that is not who did before.
+// Who never was asked for a tag goes by what this process has seen of the servers: one that it did not know before, or
+// another life of it, may have lost what others did with that tag.
+func (c *redisClient) heard(tag, addr string, e epoch) {
+	moved := c.routes.changed()
 	c.mu.Lock()
-	old, told := c.epoch, c.onEpochs
-	c.epoch = e
-	c.mu.Unlock()
-	if old == e || old == (epoch{}) {
+	was := c.meets(addr, e)
+	if tag == "" {
+		c.mu.Unlock()
 		return
 	}
-	c.log.Warn("another Redis answers now, or the same one in another life", "old", old, "new", e)
+	t := c.ofLocked(tag)
+	old, known := t.epoch, t.asked
+	t.epoch, t.asked = e, true
+	told := c.onEpochs
+	started := c.unmet != nil
+	c.mu.Unlock()
+	switch {
+	case known && (old == e || old == (epoch{})):
+		return
+	case !known && (started || time.Since(was) > c.cfg.holds() && time.Since(moved) > c.cfg.holds()):
+		return
+	}
+	c.log.Warn("another Redis answers now, or the same one in another life", "keys", c.base(tag), "old", old, "new", e)
 	for _, f := range told {
-		f(old, e)
+		f(tag, old, e)
 	}
 }
 
-// onEpoch calls f before the first script on a connection whose server is not the last known one, or not in the same
-// life: what the old one acknowledged may be gone. f must not wait for a script.
-func (c *redisClient) onEpoch(f func(old, new epoch)) {
+// meets notes who answers at an address, and says since when. Call it with mu held.
+func (c *redisClient) meets(addr string, e epoch) time.Time {
+	s, known := c.servers[addr]
+	if !known || s.epoch != e {
+		s = server{epoch: e}
+		if c.unmet == nil {
+			s.since = time.Now()
+		}
+		c.servers[addr] = s
+	}
+	return s.since
+}
+
+// onEpoch calls f before the first script on a connection whose server is not the last known one of the tag, or not in
+// the same life: what the old one acknowledged may be gone. f must not wait for a script.
+func (c *redisClient) onEpoch(f func(tag string, old, new epoch)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.onEpochs = append(c.onEpochs[:len(c.onEpochs):len(c.onEpochs)], f)

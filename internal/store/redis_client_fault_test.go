@@ -118,7 +118,7 @@ func TestRedisAway(t *testing.T) {
 	s := redistest.Start(t)
 	c := dialTest(t, RedisConfig{Addrs: []string{s.Addr}})
 	var epochs atomic.Int32
-	c.onEpoch(func(old, new epoch) {
+	c.onEpoch(func(_ string, old, new epoch) {
 		if old.RunID == "" || old.RunID == new.RunID || new.Role != "master" {
 			t.Errorf("epoch %+v after %+v", new, old)
 		}

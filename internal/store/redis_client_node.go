@@ -87,7 +87,7 @@ type redisNode struct {
 	addr    string
 	dial    nodeDialer
 	client  *redis.Client // for subscriptions
-	heard   func(epoch)
+	heard   func(tag, addr string, e epoch)
 	plain   *lane
 	durable *lane // a batch of it waits for replicas
 }

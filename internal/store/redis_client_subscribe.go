@@ -34,7 +34,7 @@ func (c *redisClient) subscribe(channel string, f func(payload string)) (stop fu
 
 // hear listens on one connection until it breaks or the owner changes.
 func (c *redisClient) hear(ctx context.Context, channel string, f func(payload string)) {
-	addr, err := c.routes.owner(ctx)
+	addr, err := c.routes.owner(ctx, tagIn(channel))
 	if err != nil {
 		return
 	}
@@ -47,7 +47,7 @@ func (c *redisClient) hear(ctx context.Context, channel string, f func(payload s
 	silent := false
 	for ctx.Err() == nil {
 		got, err := sub.ReceiveTimeout(ctx, hearEvery)
-		if now, lost := c.routes.owner(ctx); lost != nil || now != addr {
+		if now, lost := c.routes.owner(ctx, tagIn(channel)); lost != nil || now != addr {
 			return
 		}
 		if err != nil {

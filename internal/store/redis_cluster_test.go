@@ -23,14 +23,14 @@ func TestASlotMovesUnderLoad(t *testing.T) {
 		from, to := cl.Owner(fence)
 		cl.BeginMove(fence, from, to)
 		time.Sleep(200 * time.Millisecond)
-		if name := r.damage.Load(); name != nil && *name != "" {
+		if name := r.home.damage.Load(); name != nil && *name != "" {
 			t.Errorf("a slot that moves is no damage to %s", *name)
 		}
 		for _, set := range []string{"unknown", "open", "switch", "life", "h:default:a"} {
 			cl.MoveKeys(from, to, r.base+set)
 			time.Sleep(100 * time.Millisecond)
 		}
-		if name := r.damage.Load(); name != nil && *name != "" {
+		if name := r.home.damage.Load(); name != nil && *name != "" {
 			t.Errorf("a slot that moves is no damage to %s", *name)
 		}
 		cl.EndMove(fence, from, to)

@@ -53,7 +53,7 @@ func wrecked(t *testing.T, s *redistest.Server, key string, command []string) {
 	name := r.base + map[string]string{
 		"i:": "i:" + r.instance, "k:": "k:" + keyText(done.Keys[0].Key), "k: running": "k:" + keyText(running.Keys[0].Key),
 		"r:": "r:" + fence(d), "r: running": "r:" + fence(b), "b:": "b:" + fence(d),
-		"h:": "h:default:a", "d:": fmt.Sprintf("d:%d:default:a", dayOf(r.now())),
+		"h:": "h:default:a", "d:": fmt.Sprintf("d:%d:default:a", dayOf(r.nowIn(r.home))),
 	}[key]
 	if name == r.base {
 		name += key

@@ -130,10 +130,10 @@ func TestPossibleDoubleExecution(t *testing.T) {
 	}
 	running, still := won(t, a, "running")
 	s.Do("FLUSHALL")
-	s.Do("SET", a.base+"life", *a.life.Load()) // nobody notices
+	s.Do("SET", a.base+"life", *a.home.life.Load()) // nobody notices
 	other, _ := won(t, b, "ended")
 	won(t, b, "running")
-	a.failedOver()
+	a.failedOver(a.home)
 	until(t, "the double execution is told", func() bool { return told.Load() == 1 })
 	if err := a.Finish(t.Context(), storetest.Ending(running, still, dedup.Done)); !errors.Is(err, dedup.ErrOvertaken) {
 		t.Fatalf("%v", err)
@@ -163,8 +163,8 @@ func TestWhoEndsACallHearsFirst(t *testing.T) {
 	told := 0
 	a.OnDoubleExecution(func() { told++ })
 	c, mine := won(t, a, "x")
-	own, e := a.own.find(mine.Fence, c.Nonce), storetest.Ending(c, mine, dedup.Done)
-	if _, repeated, err := a.own.ends(own, e, a.now(), journal.Entry{}); repeated || err != nil {
+	own, e := a.own.find(c.Agent, mine.Fence, c.Nonce), storetest.Ending(c, mine, dedup.Done)
+	if _, repeated, err := a.own.ends(own, e, a.nowIn(a.home), journal.Entry{}); repeated || err != nil {
 		t.Fatal(repeated, err)
 	}
 	a.took(own, "overtaken")
@@ -307,7 +307,7 @@ func TestAProcessThatDied(t *testing.T) {
 	if recovered != 1 {
 		t.Fatalf("%d records were completed", recovered)
 	}
-	if err := next.Resolve(t.Context(), &dedup.Resolution{Key: d.Key, Fence: d.Fence, Outcome: dedup.NotSent, Force: true, Who: "ops"}, "shown"); err != nil {
+	if err := next.Resolve(t.Context(), &dedup.Resolution{Key: d.Key, Agent: "a", Fence: d.Fence, Outcome: dedup.NotSent, Force: true, Who: "ops"}, "shown"); err != nil {
 		t.Fatal(err)
 	}
 	stands(t, next, "x", dedup.Mine)
@@ -373,7 +373,7 @@ func TestACopyOfAClaimArrivesLate(t *testing.T) {
 	r := sidecars(t, 1, RedisConfig{Addrs: []string{relay.Addr}, Poll: time.Hour})[0]
 	var c *dedup.Claim
 	var b dedup.Begun
-	for i := 0; c == nil || !r.own.find(b.Fence, c.Nonce).lost; i++ { // a beat may be lost in its place
+	for i := 0; c == nil || !r.own.find(c.Agent, b.Fence, c.Nonce).lost; i++ { // a beat may be lost in its place
 		relay.Lose(1)
 		c, b = won(t, r, fmt.Sprint("x", i))
 		if i == 10 {
@@ -385,7 +385,7 @@ func TestACopyOfAClaimArrivesLate(t *testing.T) {
 	if err := r.Finish(t.Context(), end); err != nil {
 		t.Fatal(err)
 	}
-	v, err := r.ask(t.Context(), beginScript, fmt.Sprint(c.Nonce), r.claimArgs(c, "")...)
+	v, err := r.ask(t.Context(), r.home, beginScript, fmt.Sprint(c.Nonce), r.claimArgs(r.home, c, "")...)
 	if err != nil || v.word != "mine" {
 		t.Fatalf("the copy: %+v, %v", v, err)
 	}

@@ -70,6 +70,54 @@ func TestRedisFigures(t *testing.T) {
 	}
 }
 
+// TestRedisShardFigures prints, for make bench, how many calls a second one sidecar and the whole machine claim and end on
+// one server, and on a cluster of three masters with all calls in one slot and with each agent's in its own.
+func TestRedisShardFigures(t *testing.T) {
+	if os.Getenv("OO_BENCH") == "" {
+		t.Skip("set OO_BENCH=1, or run make bench")
+	}
+	one := redistest.Start(t, "--appendonly", "no")
+	cl := redistest.StartCluster(t, "--appendonly", "no")
+	open := func(cfg RedisConfig) *Redis {
+		cfg.Prefix = namespace()
+		return joinRedis(t, RedisOptions{Options: Options{Config: EmbeddedConfig{Dir: t.TempDir(), Durability: "process"}}, Redis: cfg})
+	}
+	places := []struct {
+		name string
+		r    *Redis
+	}{
+		{"one server, by namespace", open(RedisConfig{Addrs: []string{one.Addr}})},
+		{"three masters, by namespace", open(RedisConfig{Mode: "cluster", Addrs: cl.Addrs()})},
+		{"three masters, by agent", open(RedisConfig{Mode: "cluster", Addrs: cl.Addrs(), Shard: "agent"})},
+	}
+	agents := agentsOn(t, cl, places[2].r)
+	for range figureRounds {
+		for _, p := range places {
+			var n atomic.Int64
+			next := func() *dedup.Claim {
+				c := figureClaim()
+				c.Agent = agents[n.Add(1)%int64(len(agents))]
+				return c
+			}
+			for _, agent := range agents { // the first ones join
+				if err := callOf(p.r, func() *dedup.Claim { c := figureClaim(); c.Agent = agent; return c }()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			claims := perSecond(t, 64, func() error {
+				c := next()
+				v, _, _, err := p.r.claim(context.Background(), p.r.shardOf(c.Agent), c, "request")
+				if err == nil && v.word != "mine" {
+					err = fmt.Errorf("the claim is %q", v.word)
+				}
+				return err
+			})
+			calls := perSecond(t, 64, func() error { return callOf(p.r, next()) })
+			t.Logf("%-30s 64 callers: %7.0f claims/s, %7.0f whole calls/s", p.name, claims, calls)
+		}
+	}
+}
+
 func figureClaim() *dedup.Claim {
 	var k dedup.Key
 	for i := range k {
@@ -80,7 +128,7 @@ func figureClaim() *dedup.Claim {
 
 // claimOnly runs the claim's script as Begin does, without the journal.
 func claimOnly(r *Redis) error {
-	v, _, _, err := r.claim(context.Background(), figureClaim(), "request")
+	v, _, _, err := r.claim(context.Background(), r.home, figureClaim(), "request")
 	if err == nil && v.word != "mine" {
 		err = fmt.Errorf("the claim is %q", v.word)
 	}
@@ -88,14 +136,15 @@ func claimOnly(r *Redis) error {
 }
 
 // wholeCall claims and ends a call with an answer of 1 KiB.
-func wholeCall(r *Redis) error {
-	c := figureClaim()
+func wholeCall(r *Redis) error { return callOf(r, figureClaim()) }
+
+func callOf(r *Redis, c *dedup.Claim) error {
 	b, err := r.Begin(context.Background(), c)
 	if err != nil || b.Status != dedup.Mine {
 		return fmt.Errorf("%v: %w", b.Status, err)
 	}
 	return r.Finish(context.Background(), &dedup.End{
-		Keys: c.Keys, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.Done, Keep: time.Minute, Record: make([]byte, 500),
+		Keys: c.Keys, Agent: c.Agent, Fence: b.Fence, Nonce: c.Nonce, Outcome: dedup.Done, Keep: time.Minute, Record: make([]byte, 500),
 		Answer: &dedup.Answer{Status: 200, Body: make([]byte, 1024), Size: 1024, Kept: true},
 	})
 }
@@ -152,8 +201,8 @@ func serverLimit(t *testing.T, program, addr string, r *Redis, callers, pipeline
 	host, port := split(addr)
 	c := figureClaim()
 	keys := []string{r.base + "fence"}
-	args := append([]any{r.base, r.ahead().Microseconds(), r.instance}, r.claimArgs(c, "request")...)
-	args[3] = r.clock.now() + time.Hour.Microseconds()
+	args := append([]any{r.base, r.ahead().Microseconds(), r.instance}, r.claimArgs(r.home, c, "request")...)
+	args[3] = r.home.clock.now() + time.Hour.Microseconds()
 	const random = "__rand_int__" // becomes twelve digits
 	text := keyText(c.Keys[0].Key)
 	words := []string{"-h", host, "-p", port, "-c", strconv.Itoa(callers), "-P", strconv.Itoa(pipeline), "-n", strconv.Itoa(20_000 * min(callers, 2)), "-r", "1000000000", "--csv"}

@@ -19,11 +19,11 @@ func (r *Redis) Finish(ctx context.Context, e *dedup.End) error {
 	if e.Fence == 0 {
 		e = r.waivedEnd(e)
 	}
-	c := r.own.find(e.Fence, e.Nonce)
+	c := r.own.find(e.Agent, e.Fence, e.Nonce)
 	if c == nil {
 		return r.finishOther(ctx, e)
 	}
-	commit, repeated, err := r.own.ends(c, e, r.now(), journal.Entry{Kind: audit.KindRecord, Fact: e.Record, Must: true})
+	commit, repeated, err := r.own.ends(c, e, r.nowIn(r.shardOf(e.Agent)), journal.Entry{Kind: audit.KindRecord, Fact: e.Record, Must: true})
 	if repeated {
 		return err
 	}
@@ -117,7 +117,7 @@ func (r *Redis) finish(ctx context.Context, e *dedup.End) (v verdict, err error)
 	args := []any{strconv.FormatUint(e.Fence, 10), echo, int(e.Outcome), e.Keep.Microseconds(), answerText(a), url.QueryEscape(e.Refusal), r.answerTTL().Milliseconds()}
 	args = withContent(args, a)
 	for range 3 {
-		if v, err = r.ask(ctx, finishScript, echo, args...); !errors.Is(err, errLost) || time.Since(start) > redisTimeout {
+		if v, err = r.ask(ctx, r.shardOf(e.Agent), finishScript, echo, args...); !errors.Is(err, errLost) || time.Since(start) > redisTimeout {
 			break
 		}
 	}

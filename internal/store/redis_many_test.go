@@ -31,6 +31,7 @@ func sidecars(t *testing.T, n int, cfg RedisConfig) []*Redis {
 // fleet runs calls at several sidecars and counts what their tool did.
 type fleet struct {
 	stores   []*Redis
+	claim    func(name string) *dedup.Claim
 	mu       sync.Mutex
 	executed map[string]int // by name; guarded by mu
 	given    map[string]int // answers that callers got; guarded by mu
@@ -39,12 +40,12 @@ type fleet struct {
 }
 
 func newFleet(stores []*Redis) *fleet {
-	return &fleet{stores: stores, executed: map[string]int{}, given: map[string]int{}}
+	return &fleet{stores: stores, claim: storetest.NewClaim, executed: map[string]int{}, given: map[string]int{}}
 }
 
 // call is what the governor does with one request: claim, run once, tell, or get the first one's answer.
 func (f *fleet) call(t *testing.T, at int, name string, took time.Duration) {
-	r, c := f.stores[at%len(f.stores)], storetest.NewClaim(name)
+	r, c := f.stores[at%len(f.stores)], f.claim(name)
 	b, err := r.Begin(context.Background(), c)
 	switch {
 	case errors.Is(err, dedup.ErrUnavailable):
@@ -64,7 +65,7 @@ func (f *fleet) call(t *testing.T, at int, name string, took time.Duration) {
 	case b.Status == dedup.InFlight:
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
-		if end, err := r.Wait(ctx, b.Key, b.Fence); err != nil {
+		if end, err := r.Wait(ctx, c.Agent, b.Key, b.Fence); err != nil {
 			t.Errorf("%s: wait: %v", name, err)
 		} else if end.Answer != nil {
 			f.count(func() { f.given[name]++ })
@@ -167,7 +168,7 @@ func TestWaitersElsewhere(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		stores := sidecars(t, 3, RedisConfig{Addrs: []string{s.Addr}})
 		if !told { // nobody hears anything
-			s.Do("ACL", "SETUSER", "deaf"+stores[0].client.tag, "on", "nopass", "~*", "+@all", "resetchannels")
+			s.Do("ACL", "SETUSER", "deaf"+stores[0].client.tag, "on", "nopass", "~*", "allchannels", "+@all", "-subscribe")
 			stores = sidecars(t, 3, RedisConfig{Addrs: []string{s.Addr}, Username: "deaf" + stores[0].client.tag, Password: "x"})
 		}
 		var late []time.Duration
@@ -202,7 +203,7 @@ func waitersOf(t *testing.T, stores []*Redis, name string) (late []time.Duration
 				t.Errorf("%+v, %v", b, err)
 				return
 			}
-			end, err := r.Wait(context.Background(), b.Key, b.Fence)
+			end, err := r.Wait(context.Background(), c.Agent, b.Key, b.Fence)
 			at := time.Now().UnixNano()
 			if err != nil || end.Answer == nil || !end.Answer.Kept {
 				t.Errorf("%+v, %v", end, err)
@@ -281,7 +282,7 @@ func TestADamagedRecordIsUnknown(t *testing.T) {
 		if len(list) != 1 || list[0].Key != c.Keys[0].Key {
 			t.Fatalf("damage %d: it is listed as %+v", i, list)
 		}
-		word := &dedup.Resolution{Key: list[0].Key, Fence: list[0].Fence, Outcome: dedup.NotSent, Who: "ops"}
+		word := &dedup.Resolution{Key: list[0].Key, Agent: list[0].Agent, Fence: list[0].Fence, Outcome: dedup.NotSent, Who: "ops"}
 		if err := r.Resolve(t.Context(), word, "shown"); err != nil {
 			t.Fatalf("damage %d: %v", i, err)
 		}

@@ -50,6 +50,9 @@ type ownCall struct {
 	ask     bool     // Redis knows how it ended, and not this process; written before done is closed
 }
 
+// agent is whose call it is: it names its shard.
+func (c *ownCall) agent() string { return c.record.state.Reserved.Agent }
+
 func (c *ownCall) requestID() string { return c.record.requestID }
 
 // cost is what a recent call takes of memory, about.
@@ -63,6 +66,8 @@ func (c *ownCall) cost() int {
 
 // ownCalls is what this sidecar did with Redis: a fold over its journal.
 type ownCalls struct {
+	apart bool // fences are those of each agent; set before the first claim
+
 	append func(...journal.Entry) (*journal.Commit, error)
 	note   func(...journal.Entry) error
 
@@ -70,7 +75,7 @@ type ownCalls struct {
 
 	mu     sync.Mutex
 	open   map[uint64]*ownCall // asked for or won, by nonce; guarded by mu
-	fences map[uint64]*ownCall // won, by fence: open and recent ones; guarded by mu
+	fences map[grant]*ownCall  // won: open and recent ones; guarded by mu
 	recent []*ownCall          // ended, oldest first; guarded by mu
 	bytes  int                 // of recent; guarded by mu
 	undone []*ownCall          // given up and released lately, oldest first; guarded by mu
@@ -80,8 +85,23 @@ type ownCalls struct {
 	closed bool                // guarded by mu
 }
 
+// grant tells a claim that was won from all others: each shard counts its own fences.
+type grant struct {
+	agent string // empty where all agents have one shard
+	fence uint64
+}
+
+func (o *ownCalls) grant(agent string, fence uint64) grant {
+	if !o.apart {
+		agent = ""
+	}
+	return grant{agent, fence}
+}
+
+func (o *ownCalls) grantOf(c *ownCall) grant { return o.grant(c.agent(), c.record.state.Fence) }
+
 func newOwnCalls() *ownCalls {
-	return &ownCalls{open: map[uint64]*ownCall{}, fences: map[uint64]*ownCall{}, late: map[uint64]*ownCall{}, waived: map[uint64]*ownCall{}, heirs: map[uint64]*ownCall{}}
+	return &ownCalls{open: map[uint64]*ownCall{}, fences: map[grant]*ownCall{}, late: map[uint64]*ownCall{}, waived: map[uint64]*ownCall{}, heirs: map[uint64]*ownCall{}}
 }
 
 // intend appends that a claim is about to be asked for.
@@ -152,13 +172,14 @@ func (o *ownCalls) granted(c *ownCall, rec *record, before uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c.record, c.won = rec, true
-	o.fences[rec.state.Fence] = c
-	old := o.fences[before]
+	o.fences[o.grantOf(c)] = c
+	last := o.grant(c.agent(), before)
+	old := o.fences[last]
 	if before == 0 || old == nil || old.ended {
 		return
 	}
 	o.drop(old.nonce)
-	delete(o.fences, before)
+	delete(o.fences, last)
 	_ = o.note(journal.Entry{Kind: kindLost, Fact: nonceFact(old.nonce, false)})
 	old.goesOn, old.ended = c, true
 	old.end(dedup.Ending{})
@@ -175,10 +196,10 @@ func (c *ownCall) end(e dedup.Ending) {
 }
 
 // find is the own call of that fence and nonce; nil when there is none.
-func (o *ownCalls) find(fence, nonce uint64) *ownCall {
+func (o *ownCalls) find(agent string, fence, nonce uint64) *ownCall {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if c := o.fences[fence]; c != nil && c.nonce == nonce {
+	if c := o.fences[o.grant(agent, fence)]; c != nil && c.nonce == nonce {
 		return c
 	}
 	return nil
@@ -239,8 +260,8 @@ func (o *ownCalls) bury(c *ownCall, now time.Time) {
 		o.recent[0] = nil
 		o.recent = o.recent[1:]
 		o.bytes -= old.cost()
-		if o.late[old.nonce] == nil && o.fences[old.record.state.Fence] == old {
-			delete(o.fences, old.record.state.Fence)
+		if g := o.grantOf(old); o.late[old.nonce] == nil && o.fences[g] == old {
+			delete(o.fences, g)
 		}
 	}
 }
@@ -296,6 +317,19 @@ func (o *ownCalls) pending() bool {
 	return len(o.late)+len(o.heirs)+len(o.waived) > 0
 }
 
+// agents are those of whom something is open, late or left by the last process.
+func (o *ownCalls) agents() map[string]bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := map[string]bool{}
+	for _, calls := range []map[uint64]*ownCall{o.open, o.late, o.heirs} {
+		for _, c := range calls {
+			all[c.agent()] = true
+		}
+	}
+	return all
+}
+
 // running are the calls that were won and have no outcome.
 func (o *ownCalls) running() (list []*ownCall) {
 	o.mu.Lock()
@@ -348,10 +382,10 @@ func (o *ownCalls) close() {
 }
 
 // join adds a waiter to an own call that runs; nil when it is none.
-func (o *ownCalls) join(fence uint64, most int) (*ownCall, error) {
+func (o *ownCalls) join(g grant, most int) (*ownCall, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c := o.fences[fence]
+	c := o.fences[g]
 	if c == nil || c.ended {
 		return nil, nil
 	}

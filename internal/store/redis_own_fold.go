@@ -90,7 +90,7 @@ func (o *ownCalls) inherit(body func(journal.Location) ([]byte, error)) {
 	}
 	room := recentBytes
 	for _, c := range o.late {
-		o.fences[c.record.state.Fence] = c
+		o.fences[o.grantOf(c)] = c
 		p, err := body(c.body)
 		if err != nil || len(p) > room {
 			continue // it is asserted without its answer

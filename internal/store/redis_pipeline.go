@@ -35,6 +35,7 @@ func (c counted) Unwrap() error { return c.error }
 
 // request is one command on its way.
 type request struct {
+	tag    string // of its keys; empty: it has none
 	args   []any
 	asking bool // to a node that is taking the slot over
 

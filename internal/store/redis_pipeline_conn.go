@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +24,7 @@ type redisConn struct {
 	conn   *redis.Conn              // nil: not connected
 	used   time.Time                // last
 	epoch  epoch                    // of the server at its other end
-	told   bool                     // the node has heard of that epoch
+	told   map[string]bool          // the tags for which the client has heard of that epoch
 }
 
 func newRedisConn(n *redisNode, opt *redis.Options) *redisConn {
@@ -105,7 +104,7 @@ func ofConnection(err error) bool {
 	return onTheWay(err) || begins(text, []string{"READONLY", "MOVED", "NOAUTH"})
 }
 
-// ready connects if need be, and has the client told of a new epoch before the first script that needs the slot's owner.
+// ready connects if need be, and has the client told of a new epoch before the first script of a tag that needs the slot's owner.
 func (c *redisConn) ready(ctx context.Context, batch []*request) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -118,9 +117,11 @@ func (c *redisConn) ready(ctx context.Context, batch []*request) error {
 			return fmt.Errorf("connect to Redis at %s: %w", c.node.addr, err)
 		}
 	}
-	if !c.told && slices.ContainsFunc(batch, func(r *request) bool { return !r.asking }) {
-		c.node.heard(c.epoch)
-		c.told = true
+	for _, r := range batch {
+		if !r.asking && !c.told[r.tag] {
+			c.node.heard(r.tag, c.node.addr, c.epoch)
+			c.told[r.tag] = true
+		}
 	}
 	return nil
 }
@@ -136,7 +137,7 @@ func (c *redisConn) connect(ctx context.Context) error {
 		_ = conn.Close()
 		return err
 	}
-	c.conn, c.epoch, c.told = conn, e, false
+	c.conn, c.epoch, c.told = conn, e, map[string]bool{}
 	return nil
 }
 

@@ -11,21 +11,54 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/internal/journal"
 )
 
-// failedOver is told, before the first script there, that another server answers or the same one in another life. What
-// the old one acknowledged last may be gone: new claims wait while every sidecar says what it holds.
-func (r *Redis) failedOver() {
-	r.epochs.Add(1)
-	r.holdClaims()
+// metAnother is told, before the first script there, that another server answers for a tag, or the same one in another
+// life. Where that is the namespace's own, and the agents' calls stand elsewhere, it may have lost which shards there are.
+func (r *Redis) metAnother(tag string) {
+	s := r.tagged(tag)
+	switch {
+	case s == nil:
+	case s == r.home && r.opt.Redis.apart():
+		for _, s := range r.allShards() {
+			s.listed.Store(false)
+			s.joined.Store(false)
+		}
+	default:
+		r.failedOver(s)
+	}
+}
+
+// lostAll is told that the namespace has forgotten what it held: so may every shard.
+func (r *Redis) lostAll() {
+	r.holdAll()
+	for _, s := range r.allShards() {
+		s.listed.Store(false)
+		r.failedOver(s)
+	}
+}
+
+// failedOver has new claims in a shard wait while every sidecar says what it holds: what the server there acknowledged
+// last may be gone.
+func (r *Redis) failedOver(s *redisShard) {
+	s.joined.Store(false)
+	s.epochs.Add(1)
+	r.holdClaims(s, r.opt.Redis.holds())
 	r.reassert()
 }
 
 // holdClaims has new claims wait.
-func (r *Redis) holdClaims() {
-	hold := r.opt.Redis.Hold
-	if hold <= 0 {
-		hold = 2 * time.Second
+func (r *Redis) holdClaims(s *redisShard, hold time.Duration) {
+	s.heldTill.Store(max(s.heldTill.Load(), int64(time.Since(processStart)+hold)))
+}
+
+// holdAll has new claims wait everywhere, also in shards that are first used meanwhile.
+func (r *Redis) holdAll() {
+	hold := r.opt.Redis.holds()
+	r.shards.mu.Lock()
+	r.shards.held = int64(time.Since(processStart) + hold)
+	r.shards.mu.Unlock()
+	for _, s := range r.allShards() {
+		r.holdClaims(s, hold)
 	}
-	r.heldTill.Store(int64(time.Since(processStart) + hold))
 }
 
 // reassert has what this sidecar did said again.
@@ -44,16 +77,44 @@ func (r *Redis) reasserts() {
 			return
 		}
 		late, heirs := r.own.waiting()
-		if life := r.epochs.Load(); life != r.asserted.Load() {
-			if r.beat(r.ctx) != nil || !r.assertAll(r.ctx, r.own.asserted()) || !r.releaseAgain(r.ctx) {
-				r.again()
+		if !r.assertShards() {
+			r.again()
+			if !r.opt.Redis.apart() {
 				continue
 			}
-			r.asserted.Store(life)
 		}
 		r.assertAll(r.ctx, late)
 		r.settleHeirs(r.ctx, heirs)
 	}
+}
+
+// assertShards asserts what is own in each shard whose server may have lost it, and says whether it was everywhere.
+func (r *Redis) assertShards() bool {
+	var doubtful []*redisShard
+	for _, s := range r.allShards() {
+		if s.epochs.Load() != s.asserted.Load() {
+			doubtful = append(doubtful, s)
+		}
+	}
+	if len(doubtful) == 0 {
+		return true
+	}
+	mine := map[*redisShard][]*ownCall{}
+	for _, c := range r.own.asserted() {
+		s := r.shardOf(c.agent())
+		mine[s] = append(mine[s], c)
+	}
+	return each(doubtful, func(s *redisShard) error {
+		life := s.epochs.Load()
+		if err := r.beat(r.ctx, s); err != nil {
+			return err
+		}
+		if !r.assertAll(r.ctx, mine[s]) || !r.releaseAgain(r.ctx, s) {
+			return errNotExecuted
+		}
+		s.asserted.Store(life)
+		return nil
+	}) == nil
 }
 
 // again tries once more, a little later.
@@ -87,9 +148,9 @@ func (r *Redis) assertAll(ctx context.Context, calls []*ownCall) bool {
 }
 
 // releaseAgain releases what was given up lately: the one that is asked now may know of the claim alone.
-func (r *Redis) releaseAgain(ctx context.Context) bool {
+func (r *Redis) releaseAgain(ctx context.Context, s *redisShard) bool {
 	for _, c := range r.own.undoneLately() {
-		if r.settle(ctx, c, dedup.NotSent) != nil {
+		if r.shardOf(c.agent()) == s && r.settle(ctx, c, dedup.NotSent) != nil {
 			return false
 		}
 	}
@@ -105,7 +166,7 @@ func (r *Redis) assert(ctx context.Context, c *ownCall) (string, error) {
 	a := r.keepable(rec.answer)
 	rec.answer = a
 	args := withContent([]any{rec.encode(), r.answerTTL().Milliseconds()}, a)
-	v, err := r.ask(ctx, assertScript, strconv.FormatUint(rec.state.Nonce, 10), args...)
+	v, err := r.ask(ctx, r.shardOf(rec.state.Reserved.Agent), assertScript, strconv.FormatUint(rec.state.Nonce, 10), args...)
 	return v.word, err
 }
 
@@ -129,7 +190,7 @@ func (r *Redis) took(c *ownCall, word string) {
 func (r *Redis) doubleExecution(rec *record) {
 	s := &rec.state
 	r.local.log.Error("possible double execution: another holder has the key of a call that ran here; Redis had lost it", "tool", s.Reserved.Tool, "fence", s.Fence, "request_id", rec.requestID)
-	change := audit.Change{Time: r.now(), Who: "oo-sidecar", What: "possible_double_execution", Entity: s.Reserved.Tool, Detail: detailOf(&call{state: *s, requestID: rec.requestID}, &dedup.Resolution{Fence: s.Fence, Outcome: s.Outcome})}
+	change := audit.Change{Time: r.nowIn(r.shardOf(s.Reserved.Agent)), Who: "oo-sidecar", What: "possible_double_execution", Entity: s.Reserved.Tool, Detail: detailOf(&call{state: *s, requestID: rec.requestID}, &dedup.Resolution{Fence: s.Fence, Outcome: s.Outcome})}
 	if err := r.local.Change(&change); err != nil {
 		r.local.log.Error("a possible double execution is not in the audit", "error", err.Error())
 	}
@@ -147,6 +208,9 @@ func (r *Redis) settleHeirs(ctx context.Context, heirs []*ownCall) {
 		}
 		v, err := r.settled(ctx, c, outcome)
 		if err != nil {
+			if r.opt.Redis.apart() {
+				continue
+			}
 			return // the next beat comes back to it
 		}
 		r.inherited(ctx, c, &v)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -33,6 +34,7 @@ type shared struct {
 	secret   atomic.Pointer[[32]byte] // that of the namespace once agreed, this sidecar's own before; never nil
 	joined   bool                     // openShared has read all of it; else Await does; set before begin
 	agreed   bool                     // by openShared or, later, by whoever reads
+	unlike   atomic.Pointer[error]    // that the namespace's calls are sharded otherwise than here; nil: they are not
 	kept     *keptView
 	keeping  sync.Mutex // one writer of kept at a time; taken before mu
 
@@ -77,6 +79,7 @@ type sharedOptions struct {
 	Poll   time.Duration             // how often the truth is read
 	Dir    string                    // of this sidecar's own journal
 	Owner  string                    // of jobs: who goes on with them after a restart
+	Shard  string                    // how this sidecar shards calls; empty: by namespace
 	Log    *slog.Logger              // never nil
 	Change func(*audit.Change) error // records an operator's change in this sidecar's own journal
 
@@ -91,8 +94,8 @@ type sharedOptions struct {
 const maxRevision = 1 << 53
 
 // Everything that one poll reads. Entries are read only when something changed. The answer: time, secret, switches that
-// are off, those that were let go, revision of the entries, the name of its life, the keys of all that cannot be read, and
-// the entries or nothing.
+// are off, those that were let go, revision of the entries, the name of its life, the keys of all that cannot be read, how
+// calls are sharded, and the entries or nothing.
 var pollScript = newScript("poll", `#!lua flags=no-writes
 local time, unread = redis.call('TIME'), {}
 local function read(command, key, default, gives_way)
@@ -103,17 +106,22 @@ local function read(command, key, default, gives_way)
   return default
 end
 local revision = read('GET', KEYS[4], '', true)
-local reply = {time[1] .. string.format('%06d', time[2]), read('GET', KEYS[5], ''), read('HGETALL', KEYS[1], {}), read('HGETALL', KEYS[2], {}), revision, read('GET', KEYS[6], '', true), unread}
-if revision ~= ARGV[1] or revision == '' then reply[8] = read('HGETALL', KEYS[3], {}) end
+local reply = {time[1] .. string.format('%06d', time[2]), read('GET', KEYS[5], ''), read('HGETALL', KEYS[1], {}), read('HGETALL', KEYS[2], {}), revision, read('GET', KEYS[6], '', true), unread, read('GET', KEYS[7], '')}
+if revision ~= ARGV[1] or revision == '' then reply[9] = read('HGETALL', KEYS[3], {}) end
 return reply`)
 
-// Naming a life. The first name that is offered holds, and the others are told to look. What is no name gives way.
+// Naming a life, and saying how its calls are sharded. The first that is offered holds, and the others are told to look.
+// What is no name gives way. Where nobody said how, versions that knew one way only have begun.
 var lifeScript = newScript("life", `#!lua flags=allow-oom
 local stands = redis.pcall('GET', KEYS[1])
-if type(stands) == 'string' and stands ~= '' then return stands end
+if type(stands) == 'string' and stands ~= '' then
+  redis.call('SET', KEYS[2], 'namespace', 'NX')
+  return {stands, redis.call('GET', KEYS[2])}
+end
 redis.call('SET', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[2], ARGV[3], 'NX')
 redis.pcall('PUBLISH', ARGV[2], 'life')
-return ARGV[1]`)
+return {ARGV[1], redis.call('GET', KEYS[2])}`)
 
 // The first secret that is offered holds.
 var secretScript = newScript("secret", `#!lua flags=allow-oom
@@ -244,12 +252,12 @@ func (s *shared) read(ctx context.Context) error {
 	known := s.entries.revision
 	s.mu.Unlock()
 	asked := time.Now()
-	reply, err := s.c.run(ctx, pollScript, []string{s.c.key("switch"), s.c.key("switch-on"), s.c.key("entries"), s.c.key("entries-revision"), s.c.key("secret"), s.c.key("life")}, known)
+	reply, err := s.c.run(ctx, pollScript, []string{s.c.key("switch"), s.c.key("switch-on"), s.c.key("entries"), s.c.key("entries-revision"), s.c.key("secret"), s.c.key("life"), s.c.key("shard")}, known)
 	if err != nil {
 		return err
 	}
 	parts, ok := reply.([]any)
-	if !ok || len(parts) < 7 {
+	if !ok || len(parts) < 8 {
 		return fmt.Errorf("the poll script answered %T", reply)
 	}
 	micros, err := strconv.ParseInt(text(parts[0]), 10, 64)
@@ -258,10 +266,13 @@ func (s *shared) read(ctx context.Context) error {
 	}
 	s.offset.Store(micros*1000 - asked.Add(time.Since(asked)/2).UnixNano())
 	unread := s.unread(parts[6])
-	if len(parts) > 7 && unread["entries"] == nil {
-		s.takeEntries(text(parts[4]), pairs(parts[7]))
+	if len(parts) > 8 && unread["entries"] == nil {
+		s.takeEntries(text(parts[4]), pairs(parts[8]))
 	}
-	if err := s.takeLife(ctx, text(parts[5])); err != nil {
+	if err := unread["shard"]; err != nil {
+		return err
+	}
+	if err := s.takeLife(ctx, text(parts[5]), text(parts[7])); err != nil {
 		return err
 	}
 	if unread["switch"] == nil && unread["switch-on"] == nil {
@@ -299,13 +310,23 @@ func (s *shared) readAfter(ctx context.Context, known *string) error {
 }
 
 // takeLife notices that the server has forgotten everything in between, as after FLUSHALL. A server without a name gets one.
-func (s *shared) takeLife(ctx context.Context, life string) error {
-	if life == "" {
-		reply, err := s.ask(ctx, lifeScript, []string{s.c.key("life")}, nonceText(), s.hints())
-		if life = text(reply); err != nil || life == "" {
+// What is claimed where other sidecars do not look would run twice: calls must be sharded alike.
+func (s *shared) takeLife(ctx context.Context, life, sharded string) error {
+	own := cmp.Or(s.opt.Shard, "namespace")
+	if life == "" || sharded == "" {
+		reply, err := s.ask(ctx, lifeScript, []string{s.c.key("life"), s.c.key("shard")}, nonceText(), s.hints(), own)
+		parts, _ := reply.([]any)
+		if err != nil || len(parts) != 2 || text(parts[0]) == "" {
 			return errors.Join(err, errReply)
 		}
+		life, sharded = text(parts[0]), text(parts[1])
 	}
+	if sharded != own {
+		err := fmt.Errorf("store.redis.shard is %s here, and the calls under %s are sharded by %s, as the first sidecar there said: write shard: %s, or another store.redis.prefix, which shares nothing with this one", own, s.c.key(""), sharded, sharded)
+		s.unlike.Store(&err)
+		return err
+	}
+	s.unlike.Store(nil)
 	if old := s.life.Swap(&life); *old != "" && *old != life {
 		s.opt.Log.Error("Redis has forgotten what it held; new calls with effects wait while every sidecar says again what it holds")
 		s.onLost()
@@ -459,8 +480,17 @@ func (r *Redis) Facts() [][2]string {
 		{"redis_memory", fmt.Sprintf("%.0f%% of maxmemory", 100*j.Memory)},
 		{"kill_switch_read_ms", strconv.FormatInt(min(r.sinceSwitchHeard().Milliseconds(), 1<<40), 10)},
 	}
-	for _, line := range r.clock.facts(r.ahead()) {
-		facts = append(facts, [2]string{"redis_clock", line})
+	clocks := r.inUse()
+	if r.opt.Redis.apart() {
+		facts = append(facts, [2]string{"redis_shards", fmt.Sprintf("one for each agent: %d known, %d in use here", len(r.allShards()), len(clocks))})
+	}
+	for _, s := range clocks {
+		for _, line := range s.clock.facts(r.ahead()) {
+			facts = append(facts, [2]string{"redis_clock", line})
+		}
+		if err := r.client.errOf(s.tag); err != nil && s.apart {
+			facts = append(facts, [2]string{"redis_shard", s.agent + ": " + err.Error()})
+		}
 	}
 	for _, p := range append(j.Problems[:len(j.Problems):len(j.Problems)], j.Unchecked...) {
 		facts = append(facts, [2]string{"redis_weakness", p})

@@ -256,13 +256,23 @@ local function list(s)
 	end
 end
 
+-- publish tells a word where all sidecars of the namespace listen, also of the calls of one agent that stand apart.
+local function publish(word)
+	local home, agent = string.match(base, '^(.*{[^|}]*)|([^}]*)}:$')
+	if home then
+		redis.pcall('PUBLISH', home .. '}:ended', agent .. ' ' .. word)
+	else
+		redis.pcall('PUBLISH', base .. 'ended', word)
+	end
+end
+
 -- tell wakes who waits for a call, and says whether anybody does. It is a hint: that it fails changes nothing.
 local function tell(s)
 	local fence = int(s.fence)
 	if redis.call('DEL', base .. 'w:' .. fence) == 0 then
 		return false
 	end
-	redis.pcall('PUBLISH', base .. 'ended', fence)
+	publish(fence)
 	return true
 end
 

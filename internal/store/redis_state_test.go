@@ -75,7 +75,7 @@ func (w *walk) same(what string, got, want any) {
 }
 
 func (w *walk) ask(s *script, echo string, args ...any) verdict {
-	v, err := w.r.ask(w.t.Context(), s, echo, args...)
+	v, err := w.r.ask(w.t.Context(), w.r.home, s, echo, args...)
 	if err != nil {
 		w.t.Fatalf("step %d: %v", w.step, err)
 	}
@@ -137,7 +137,7 @@ func (w *walk) begin() {
 	for _, k := range c.Guards {
 		guards = append(guards, w.found(k))
 	}
-	v := w.ask(beginScript, strconv.FormatUint(c.Nonce, 10), w.r.claimArgs(c, "req")...)
+	v := w.ask(beginScript, strconv.FormatUint(c.Nonce, 10), w.r.claimArgs(w.r.home, c, "req")...)
 	want := dedup.Begin(c, found, guards, v.now)
 	words := map[dedup.Status]string{dedup.Mine: "mine", dedup.InFlight: "inflight", dedup.Replay: "replay", dedup.Blocked: "blocked", dedup.Reused: "reused"}
 	if want.Status != dedup.Mine {

@@ -73,6 +73,12 @@ type switchRecord struct {
 	Since  time.Time `json:"since"`
 }
 
+// text is the switch as the server has it.
+func (t *thrown) text() string {
+	value, _ := json.Marshal(switchRecord{t.Reason, t.Who, t.Since})
+	return strconv.FormatUint(t.revision, 10) + " " + string(value)
+}
+
 // OnSwitch calls f after each change of a switch.
 func (s *shared) OnSwitch(f func(agent string, disabled bool)) {
 	s.mu.Lock()

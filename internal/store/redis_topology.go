@@ -11,16 +11,20 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// topology knows which node holds the keys.
+// topology knows which node holds the keys of a hash tag.
 type topology interface {
 	// owner is the address of the master to ask.
-	owner(ctx context.Context) (string, error)
+	owner(ctx context.Context, tag string) (string, error)
+	// masters are the addresses of all that hold keys of any tag.
+	masters(ctx context.Context) ([]string, error)
 	// moved says that a node answered MOVED to this address.
-	moved(addr string)
+	moved(tag, addr string)
 	// doubt says that the owner did not behave like one: look again soon.
 	doubt()
-	// electable is how many replicas a failover could promote; false when only the master knows of them.
-	electable(ctx context.Context) (int, bool)
+	// electable is how many replicas of a master a failover could promote; false when only the master knows of them.
+	electable(ctx context.Context, master string) (int, bool)
+	// changed is when tags were last seen to have gone to another address; zero: never since the first look.
+	changed() time.Time
 	close() error
 }
 
@@ -45,65 +49,35 @@ func (c *redisClient) topology() (topology, error) {
 // fixed is the topology of one server.
 type fixed string
 
-func (f fixed) owner(context.Context) (string, error)       { return string(f), nil }
-func (f fixed) moved(string)                                {}
-func (f fixed) doubt()                                      {}
-func (f fixed) electable(context.Context) (n int, own bool) { return 0, false }
-func (f fixed) close() error                                { return nil }
+func (f fixed) owner(context.Context, string) (string, error)       { return string(f), nil }
+func (f fixed) masters(context.Context) ([]string, error)           { return []string{string(f)}, nil }
+func (f fixed) moved(string, string)                                {}
+func (f fixed) doubt()                                              {}
+func (f fixed) electable(context.Context, string) (n int, own bool) { return 0, false }
+func (f fixed) changed() time.Time                                  { return time.Time{} }
+func (f fixed) close() error                                        { return nil }
 
 const (
 	lookEvery = time.Second           // while all is well
 	lookPause = 50 * time.Millisecond // between two looks
 )
 
-// lookout keeps an answer to "who is the owner" and looks again when asked to, and now and then.
+// lookout asks who the owners are when it is told to, and now and then.
 type lookout struct {
-	look   func(ctx context.Context) (string, error) // asks those who know
-	change func(old, new string)                     // nil, or called after the owner changed
-	again  chan struct{}                             // asks for another look; holds one
+	look  func(ctx context.Context) error // asks those who know, and keeps what they say
+	again chan struct{}                   // asks for another look; holds one
 
-	looking sync.Mutex // one look at a time; taken before mu
-	mu      sync.Mutex
-	addr    string // empty: not known yet; guarded by mu
+	looking sync.Mutex // one look at a time
 }
 
-func newLookout(look func(ctx context.Context) (string, error)) *lookout {
+func newLookout(look func(ctx context.Context) error) *lookout {
 	return &lookout{look: look, again: make(chan struct{}, 1)}
 }
 
-func (l *lookout) known() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.addr
-}
-
-// owner is the last answer; the first one is waited for.
-func (l *lookout) owner(ctx context.Context) (string, error) {
-	if addr := l.known(); addr != "" {
-		return addr, nil
-	}
-	return l.refresh(ctx)
-}
-
-func (l *lookout) refresh(ctx context.Context) (string, error) {
+func (l *lookout) refresh(ctx context.Context) error {
 	l.looking.Lock()
 	defer l.looking.Unlock()
-	addr, err := l.look(ctx)
-	if err != nil {
-		return "", err
-	}
-	l.moved(addr)
-	return addr, nil
-}
-
-func (l *lookout) moved(addr string) {
-	l.mu.Lock()
-	old := l.addr
-	l.addr = addr
-	l.mu.Unlock()
-	if old != addr && old != "" && l.change != nil {
-		l.change(old, addr)
-	}
+	return l.look(ctx)
 }
 
 func (l *lookout) doubt() {
@@ -125,7 +99,7 @@ func (l *lookout) keep(ctx context.Context) {
 		case <-tick.C:
 		}
 		bounded, cancel := context.WithTimeout(ctx, redisTimeout)
-		_, _ = l.refresh(bounded) // without an answer the last one stays
+		_ = l.refresh(bounded) // without an answer the last one stays
 		cancel()
 		pause(ctx, lookPause)
 	}

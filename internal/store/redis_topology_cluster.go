@@ -4,30 +4,119 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// cluster is the topology of the one slot that all keys of the namespace hash to.
+// slots is how many hash slots a cluster has.
+const slots = 16384
+
+// cluster is the topology of a cluster: who serves each slot.
 type cluster struct {
 	*lookout
-	slot int64
 	dial func(addr string) *redis.Client
 
 	guard    sync.Mutex
 	clients  map[string]*redis.Client // of every node ever named; guarded by guard
-	replicas int                      // of the slot's owner, as last heard; guarded by guard
+	names    []string                 // of every master ever named; the tables hold 1 + an index of it; guarded by guard
+	table    slotTable                // guarded by guard
+	replicas map[string]int           // of each master, as last heard; guarded by guard
+	since    time.Time                // when a slot last went to another master; guarded by guard
 	closed   bool                     // guarded by guard
 }
 
+// slotTable says who serves each slot: 1 + the master's index; 0: nobody.
+type slotTable [slots]uint16
+
 func watchCluster(c *redisClient) *cluster {
-	t := &cluster{slot: slotOf(c.tag), clients: map[string]*redis.Client{}}
+	t := &cluster{clients: map[string]*redis.Client{}, replicas: map[string]int{}}
 	t.dial = func(addr string) *redis.Client { return redis.NewClient(c.dial.options(addr)) }
 	t.lookout = newLookout(t.ask)
 	t.learn(c.cfg.Addrs)
 	c.work.Go(func() { t.keep(c.ctx) })
 	return t
+}
+
+// owner is the last answer; the first one is waited for.
+func (t *cluster) owner(ctx context.Context, tag string) (string, error) {
+	slot := slotOf(tag)
+	if addr := t.known(slot); addr != "" {
+		return addr, nil
+	}
+	err := t.refresh(ctx)
+	if addr := t.known(slot); addr != "" {
+		return addr, nil
+	}
+	if err == nil {
+		err = errors.New("nobody serves it")
+	}
+	return "", fmt.Errorf("no node of the cluster names the master of slot %d: %w", slot, err)
+}
+
+func (t *cluster) known(slot int64) string {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	if n := t.table[slot]; n != 0 {
+		return t.names[n-1]
+	}
+	return ""
+}
+
+func (t *cluster) masters(ctx context.Context) ([]string, error) {
+	if all := t.serving(); len(all) > 0 {
+		return all, nil
+	}
+	err := t.refresh(ctx)
+	return t.serving(), err
+}
+
+// serving are the masters that serve a slot.
+func (t *cluster) serving() (all []string) {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	used := make([]bool, len(t.names)+1)
+	for _, n := range t.table {
+		used[n] = true
+	}
+	for i, name := range t.names {
+		if used[i+1] {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+func (t *cluster) moved(tag, addr string) {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	t.set(slotOf(tag), t.index(addr))
+}
+
+// set has a slot be served by a master. Call it with guard held.
+func (t *cluster) set(slot int64, by uint16) {
+	if was := t.table[slot]; was != 0 && was != by {
+		t.since = time.Now()
+	}
+	t.table[slot] = by
+}
+
+// index is 1 + the master's place among names. Call it with guard held.
+func (t *cluster) index(addr string) uint16 {
+	i := slices.Index(t.names, addr)
+	if i < 0 {
+		i = len(t.names)
+		t.names = append(t.names, addr)
+	}
+	return uint16(i + 1)
+}
+
+func (t *cluster) changed() time.Time {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	return t.since
 }
 
 func (t *cluster) learn(addrs []string) {
@@ -50,54 +139,102 @@ func (t *cluster) nodes() map[string]*redis.Client {
 	return known
 }
 
-// holders are the nodes of the slot as one node knows them: its master, then the replicas.
-type holders []string
+// clusterView is who serves what as one node knows it.
+type clusterView struct {
+	table    slotTable
+	masters  []string // that the table's numbers mean
+	replicas [][]string
+}
 
-// ask takes the word of most nodes: one that is cut off may not know of a failover.
-func (t *cluster) ask(ctx context.Context) (string, error) {
-	said, err := poll(t.nodes(), func(addr string, client *redis.Client) (holders, error) {
+// ask takes, for each slot, the word of most nodes: one that is cut off may not know of a failover.
+func (t *cluster) ask(ctx context.Context) error {
+	said, err := poll(t.nodes(), func(addr string, client *redis.Client) (*clusterView, error) {
 		//lint:ignore SA1019 CLUSTER SHARDS knows nothing that is needed here, and older or managed clusters do not have it
 		ranges, err := client.ClusterSlots(ctx).Result()
 		if err != nil {
 			return nil, err
 		}
-		return t.find(ranges, addr)
+		return viewOf(ranges, addr)
 	})
-	votes, best := map[string]int{}, holders(nil)
-	for _, h := range said {
-		t.learn(h)
-		if votes[h[0]]++; best == nil || votes[h[0]] > votes[best[0]] {
-			best = h
+	if len(said) == 0 {
+		return err
+	}
+	for _, v := range said {
+		t.learn(v.masters)
+		for _, replicas := range v.replicas {
+			t.learn(replicas)
 		}
 	}
-	if best == nil {
-		return "", fmt.Errorf("no node of the cluster names the master of slot %d: %w", t.slot, err)
-	}
-	t.guard.Lock()
-	t.replicas = len(best) - 1
-	t.guard.Unlock()
-	return best[0], nil
-}
-
-// find is who serves the slot.
-func (t *cluster) find(ranges []redis.ClusterSlot, namedBy string) (holders, error) {
-	for _, r := range ranges {
-		if t.slot < int64(r.Start) || t.slot > int64(r.End) || len(r.Nodes) == 0 {
-			continue
-		}
-		var found holders
-		for _, n := range r.Nodes {
-			found = append(found, beside(n.Addr, namedBy))
-		}
-		return found, nil
-	}
-	return nil, fmt.Errorf("nobody serves slot %d", t.slot)
-}
-
-func (t *cluster) electable(context.Context) (int, bool) {
 	t.guard.Lock()
 	defer t.guard.Unlock()
-	return t.replicas, true
+	for _, v := range said {
+		for i, m := range v.masters {
+			t.replicas[m] = len(v.replicas[i])
+		}
+	}
+	t.vote(said)
+	return nil
+}
+
+// vote takes for each slot what most say; where as many say another, who spoke first. Call it with guard held.
+func (t *cluster) vote(said []*clusterView) {
+	meant := make([][]uint16, len(said)) // each one's numbers as ours
+	for i, v := range said {
+		meant[i] = make([]uint16, len(v.masters)+1)
+		for j, m := range v.masters {
+			meant[i][j+1] = t.index(m)
+		}
+	}
+	votes := make([]int, len(t.names)+1)
+	for slot := range t.table {
+		best := uint16(0)
+		for i, v := range said {
+			if n := meant[i][v.table[slot]]; n != 0 {
+				if votes[n]++; best == 0 || votes[n] > votes[best] {
+					best = n
+				}
+			}
+		}
+		for i, v := range said {
+			votes[meant[i][v.table[slot]]] = 0
+		}
+		if best != 0 { // nobody serves it for the moment: whoever did may again
+			t.set(int64(slot), best)
+		}
+	}
+}
+
+func viewOf(ranges []redis.ClusterSlot, namedBy string) (*clusterView, error) {
+	v := &clusterView{}
+	for _, r := range ranges {
+		if r.Start < 0 || r.End >= slots || len(r.Nodes) == 0 {
+			continue
+		}
+		master := beside(r.Nodes[0].Addr, namedBy)
+		i := slices.Index(v.masters, master)
+		if i < 0 {
+			i = len(v.masters)
+			v.masters, v.replicas = append(v.masters, master), append(v.replicas, nil)
+		}
+		for _, n := range r.Nodes[1:] {
+			if addr := beside(n.Addr, namedBy); !slices.Contains(v.replicas[i], addr) {
+				v.replicas[i] = append(v.replicas[i], addr)
+			}
+		}
+		for slot := r.Start; slot <= r.End; slot++ {
+			v.table[slot] = uint16(i + 1)
+		}
+	}
+	if len(v.masters) == 0 {
+		return nil, errors.New("it serves no slot and knows nobody who does")
+	}
+	return v, nil
+}
+
+func (t *cluster) electable(_ context.Context, master string) (int, bool) {
+	t.guard.Lock()
+	defer t.guard.Unlock()
+	return t.replicas[master], true
 }
 
 func (t *cluster) close() error {
@@ -123,5 +260,5 @@ func slotOf(tag string) int64 {
 			}
 		}
 	}
-	return int64(crc % 16384)
+	return int64(crc % slots)
 }

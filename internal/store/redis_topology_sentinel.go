@@ -7,6 +7,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -17,6 +19,10 @@ type sentinels struct {
 	*lookout
 	name    string
 	clients map[string]*redis.Client
+	change  func(old, new string) // called after the master changed
+
+	mu   sync.Mutex
+	addr string // of the master; empty: not known yet; guarded by mu
 }
 
 // watchSentinels asks the sentinels of the configuration. When they name another master, nothing more is read from or
@@ -47,8 +53,42 @@ type named struct {
 	epoch int // of its configuration: the newest is right
 }
 
+// owner is the last answer, for every tag; the first one is waited for.
+func (s *sentinels) owner(ctx context.Context, _ string) (string, error) {
+	if addr := s.known(); addr != "" {
+		return addr, nil
+	}
+	if err := s.refresh(ctx); err != nil {
+		return "", err
+	}
+	return s.known(), nil
+}
+
+func (s *sentinels) known() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
+
+func (s *sentinels) masters(ctx context.Context) ([]string, error) {
+	addr, err := s.owner(ctx, "")
+	return []string{addr}, err
+}
+
+func (s *sentinels) moved(_, addr string) {
+	s.mu.Lock()
+	old := s.addr
+	s.addr = addr
+	s.mu.Unlock()
+	if old != addr && old != "" {
+		s.change(old, addr)
+	}
+}
+
+func (s *sentinels) changed() time.Time { return time.Time{} } // a master at another address is another epoch
+
 // ask takes the word of the sentinel that has heard of the latest failover.
-func (s *sentinels) ask(ctx context.Context) (string, error) {
+func (s *sentinels) ask(ctx context.Context) error {
 	said, err := poll(s.clients, func(_ string, client *redis.Client) (named, error) {
 		facts, err := factsIn(client.Do(ctx, "sentinel", "master", s.name))
 		if err != nil {
@@ -58,7 +98,7 @@ func (s *sentinels) ask(ctx context.Context) (string, error) {
 		return named{net.JoinHostPort(facts["ip"], facts["port"]), epoch}, err
 	})
 	if len(said) == 0 {
-		return "", fmt.Errorf("no sentinel names the master %q: %w", s.name, err)
+		return fmt.Errorf("no sentinel names the master %q: %w", s.name, err)
 	}
 	best := said[0]
 	for _, n := range said[1:] {
@@ -66,11 +106,12 @@ func (s *sentinels) ask(ctx context.Context) (string, error) {
 			best = n
 		}
 	}
-	return best.addr, nil
+	s.moved("", best.addr)
+	return nil
 }
 
 // electable counts the replicas that the sentinels know of and may promote, those that are away too.
-func (s *sentinels) electable(ctx context.Context) (int, bool) {
+func (s *sentinels) electable(ctx context.Context, _ string) (int, bool) {
 	counts, _ := poll(s.clients, func(_ string, client *redis.Client) (int, error) {
 		list, err := client.Do(ctx, "sentinel", "replicas", s.name).Slice()
 		n := 0

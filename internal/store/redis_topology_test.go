@@ -38,7 +38,7 @@ func TestRedisSentinel(t *testing.T) {
 	w := redistest.StartSentinel(t, 2)
 	c := dialTest(t, RedisConfig{Mode: "sentinel", Addrs: w.Sentinels, SentinelMaster: w.Name, WaitReplicas: 2})
 	var epochs atomic.Int32
-	c.onEpoch(func(old, new epoch) { epochs.Add(1) })
+	c.onEpoch(func(_ string, old, new epoch) { epochs.Add(1) })
 	key := c.key("sentinel")
 	if _, err := c.runDurable(t.Context(), once, []string{key}, 0); err != nil {
 		t.Fatal(err)
@@ -136,7 +136,7 @@ func TestRedisCluster(t *testing.T) {
 	}
 	cl.EndMove(key, from, to)
 	ask("moved: MOVED", key)
-	if addr, err := c.routes.owner(t.Context()); err != nil || addr != to.Addr {
+	if addr, err := c.routes.owner(t.Context(), c.tag); err != nil || addr != to.Addr {
 		t.Errorf("owner %s, %v; want %s", addr, err, to.Addr)
 	}
 	runs := runsOf(t, to, key)

@@ -1,10 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/oo-sidecar/oo-sidecar/dedup"
@@ -32,9 +35,33 @@ func (r *Redis) Open() []UnknownCall {
 	return calls
 }
 
-func (r *Redis) list(set string) (calls []UnknownCall, err error) {
+func (r *Redis) list(set string) ([]UnknownCall, error) {
+	shards, err := r.discover(r.ctx)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
+		r.local.log.Warn("the open calls in Redis cannot be listed whole", "error", err.Error())
+	}
+	if len(shards) == 1 && err == nil {
+		return r.listIn(shards[0], set)
+	}
+	var mu sync.Mutex
+	var all []UnknownCall
+	err = errors.Join(err, each(shards, func(s *redisShard) error {
+		calls, err := r.listIn(s, set)
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, calls...)
+		return err
+	}))
+	slices.SortFunc(all, func(a, b UnknownCall) int {
+		return cmp.Or(a.Claimed.Compare(b.Claimed), cmp.Compare(a.Fence, b.Fence), cmp.Compare(a.Agent, b.Agent))
+	})
+	return all, err
+}
+
+func (r *Redis) listIn(s *redisShard, set string) (calls []UnknownCall, err error) {
 	for from := 0; from < listMost; from += listPage {
-		v, err := r.askAgain(listScript, set, set, from, listPage)
+		v, err := r.askAgain(s, listScript, set, set, from, listPage)
 		if err != nil {
 			r.local.log.Warn("the open calls in Redis cannot be listed whole", "error", err.Error())
 			return calls, fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
@@ -42,7 +69,9 @@ func (r *Redis) list(set string) (calls []UnknownCall, err error) {
 		for i := range v.rest[1:] {
 			rec, err := v.record(1 + i)
 			if err == nil && (set == "open" || rec.state.Outcome == dedup.Unknown) {
-				calls = append(calls, rec.listed())
+				call := rec.listed()
+				call.Agent = cmp.Or(call.Agent, s.agent) // a damaged record names nobody
+				calls = append(calls, call)
 			}
 		}
 		if integer(v.at(0)) < listPage {
@@ -53,9 +82,9 @@ func (r *Redis) list(set string) (calls []UnknownCall, err error) {
 }
 
 // askAgain runs a script that may be run any number of times.
-func (r *Redis) askAgain(s *script, echo string, args ...any) (v verdict, err error) {
+func (r *Redis) askAgain(in *redisShard, s *script, echo string, args ...any) (v verdict, err error) {
 	for range 3 {
-		if v, err = r.ask(r.ctx, s, echo, args...); !errors.Is(err, errLost) {
+		if v, err = r.ask(r.ctx, in, s, echo, args...); !errors.Is(err, errLost) {
 			break
 		}
 	}
@@ -70,27 +99,63 @@ func (rec *record) listed() UnknownCall {
 	return c.listed()
 }
 
-// UnknownCount is how many outcomes were unknown a second ago.
-func (r *Redis) UnknownCount() int { return int(r.unknown.Load()) }
+// UnknownCount is how many outcomes were unknown when each shard was last looked at: those in use a second ago.
+func (r *Redis) UnknownCount() (n int) {
+	for _, s := range r.allShards() {
+		n += int(s.unknown.Load())
+	}
+	return n
+}
 
-// sweeps makes calls of lapsed holders unknown also when nobody asks for them.
+// sweepMost is how many shards one look goes through, or a tenth of all.
+const sweepMost = 32
+
+// sweeps makes calls of lapsed holders unknown also when nobody asks for them. Of many shards it goes through some at a time.
 func (r *Redis) sweeps() {
-	for from := 0; ; {
+	from, next, most := map[*redisShard]int{}, []*redisShard(nil), 0
+	for {
 		pause(r.ctx, sweepEvery)
 		if r.ctx.Err() != nil {
 			return
 		}
-		if r.asserted.Load() != r.epochs.Load() { // the others' signs of life may be lost with the rest
-			continue
+		if len(next) == 0 {
+			next, _ = r.discover(r.ctx) // those that are known already where it cannot be asked
+			most = max(sweepMost, len(next)/10)
 		}
-		v, err := r.ask(r.ctx, listScript, "open", "open", from, listPage)
-		switch {
-		case err != nil:
-		case integer(v.at(0)) < listPage:
-			from = 0
-		default:
-			from += listPage
+		some := next[:min(len(next), most)]
+		next = next[len(some):]
+		for _, s := range some {
+			from[s] = r.sweep(s, from[s])
 		}
+	}
+}
+
+// sweep looks at a page of a shard's open calls, and says where the next begins.
+func (r *Redis) sweep(s *redisShard, from int) int {
+	if s.asserted.Load() != s.epochs.Load() { // the others' signs of life may be lost with the rest
+		return from
+	}
+	if s.apart {
+		r.visit(s)
+	}
+	v, err := r.ask(r.ctx, s, listScript, "open", "open", from, listPage)
+	switch {
+	case err != nil:
+		return from
+	case integer(v.at(0)) < listPage:
+		return 0
+	}
+	return from + listPage
+}
+
+// visit counts what is unknown in a shard that nobody uses here, and has the namespace know of it again where it does not.
+func (r *Redis) visit(s *redisShard) {
+	switch {
+	case !r.appeared.Load() || s.joined.Load():
+	case !s.listed.Load() && s.used.Load() != 0:
+		_ = r.join(r.ctx, s)
+	default:
+		_, _ = r.beatWith(r.ctx, s, "", nil)
 	}
 }
 
@@ -135,7 +200,7 @@ func (r *Redis) resolve(ctx context.Context, w *dedup.Resolution) (v verdict, er
 	args := []any{keyText(w.Key), strconv.FormatUint(w.Fence, 10), int(w.Outcome), keep.Microseconds(), truth(w.Force), answerText(a), r.answerTTL().Milliseconds(), nonceText()}
 	args = withContent(args, a)
 	for range 3 {
-		if v, err = r.ask(ctx, resolveScript, keyText(w.Key), args...); !errors.Is(err, errLost) {
+		if v, err = r.ask(ctx, r.shardOf(w.Agent), resolveScript, keyText(w.Key), args...); !errors.Is(err, errLost) {
 			break
 		}
 	}

@@ -9,7 +9,7 @@ import (
 // Usage is what the agent has used of its limits at all sidecars; nothing is known while Redis is away.
 func (r *Redis) Usage(tenant, agent, name string) Usage {
 	escaped := url.QueryEscape(name)
-	v, err := r.askAgain(usageScript, escaped, url.QueryEscape(tenant), url.QueryEscape(agent), escaped)
+	v, err := r.askAgain(r.shardOf(agent), usageScript, escaped, url.QueryEscape(tenant), url.QueryEscape(agent), escaped)
 	if err != nil {
 		r.local.log.Warn("what an agent has used of its limits is not known", "agent", agent, "error", err.Error())
 		return Usage{}

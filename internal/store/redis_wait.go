@@ -2,8 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,7 +19,7 @@ const pollEvery = 300 * time.Millisecond
 // watches are the calls of other sidecars that somebody waits for here.
 type watches struct {
 	mu sync.Mutex
-	at map[uint64]*watch // by fence; guarded by mu
+	at map[grant]*watch // guarded by mu
 }
 
 // watch is one such call. One goroutine looks at it for all that wait.
@@ -29,13 +32,14 @@ type watch struct {
 }
 
 // Wait waits for a running call: see dedup.Store.
-func (r *Redis) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.Ending, error) {
-	c, err := r.own.join(fence, r.opt.Waiters)
+func (r *Redis) Wait(ctx context.Context, agent string, k dedup.Key, fence uint64) (dedup.Ending, error) {
+	g := r.own.grant(agent, fence)
+	c, err := r.own.join(g, r.opt.Waiters)
 	if err != nil {
 		return dedup.Ending{}, err
 	}
 	if c == nil {
-		return r.waitElsewhere(ctx, fence)
+		return r.waitElsewhere(ctx, g)
 	}
 	defer r.own.part(c)
 	for {
@@ -46,7 +50,7 @@ func (r *Redis) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.Endi
 				c = c.goesOn
 				continue
 			case c.ask:
-				return r.waitElsewhere(ctx, fence)
+				return r.waitElsewhere(ctx, g)
 			}
 			return c.ending, nil
 		case <-ctx.Done():
@@ -56,12 +60,12 @@ func (r *Redis) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.Endi
 }
 
 // waitElsewhere waits for a call that another sidecar runs.
-func (r *Redis) waitElsewhere(ctx context.Context, fence uint64) (dedup.Ending, error) {
-	w, err := r.watch(fence)
+func (r *Redis) waitElsewhere(ctx context.Context, g grant) (dedup.Ending, error) {
+	w, err := r.watch(g)
 	if err != nil {
 		return dedup.Ending{}, err
 	}
-	defer r.unwatch(fence, w)
+	defer r.unwatch(g, w)
 	select {
 	case <-w.done:
 		return w.ending, nil
@@ -70,14 +74,14 @@ func (r *Redis) waitElsewhere(ctx context.Context, fence uint64) (dedup.Ending, 
 	}
 }
 
-func (r *Redis) watch(fence uint64) (*watch, error) {
+func (r *Redis) watch(g grant) (*watch, error) {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
-	w := r.watches.at[fence]
+	w := r.watches.at[g]
 	if w == nil {
 		w = &watch{wake: make(chan struct{}, 1), left: make(chan struct{}), done: make(chan struct{})}
-		r.watches.at[fence] = w
-		go r.look(fence, w)
+		r.watches.at[g] = w
+		go r.look(g, w)
 	}
 	if w.waiters >= r.opt.Waiters {
 		return nil, dedup.ErrTooManyWaiters
@@ -86,25 +90,25 @@ func (r *Redis) watch(fence uint64) (*watch, error) {
 	return w, nil
 }
 
-func (r *Redis) unwatch(fence uint64, w *watch) {
+func (r *Redis) unwatch(g grant, w *watch) {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
-	if w.waiters--; w.waiters == 0 && r.watches.at[fence] == w {
-		delete(r.watches.at, fence)
+	if w.waiters--; w.waiters == 0 && r.watches.at[g] == w {
+		delete(r.watches.at, g)
 		close(w.left)
 	}
 }
 
 // look looks at a call until it has ended. The first look also asks to be told.
-func (r *Redis) look(fence uint64, w *watch) {
+func (r *Redis) look(g grant, w *watch) {
 	for first := true; ; first = false {
-		ending, ended, at := r.peek(fence, first)
+		ending, ended, at := r.peek(g, first)
 		if ended {
 			r.watches.mu.Lock()
-			if r.watches.at[fence] == w {
-				delete(r.watches.at, fence)
+			if r.watches.at[g] == w {
+				delete(r.watches.at, g)
 			}
-			if at != fence && r.watches.at[at] == w {
+			if at != g && r.watches.at[at] == w {
 				delete(r.watches.at, at)
 			}
 			w.ending = ending
@@ -112,7 +116,7 @@ func (r *Redis) look(fence uint64, w *watch) {
 			r.watches.mu.Unlock()
 			return
 		}
-		if at != fence { // it goes on under another fence, by which its end will be told
+		if at != g { // it goes on under another fence, by which its end will be told
 			r.alias(at, w)
 		}
 		t := time.NewTimer(pollEvery/2 + rand.N(pollEvery))
@@ -131,30 +135,32 @@ func (r *Redis) look(fence uint64, w *watch) {
 }
 
 // alias has w woken by the end of another fence, too.
-func (r *Redis) alias(fence uint64, w *watch) {
+func (r *Redis) alias(g grant, w *watch) {
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
-	if r.watches.at[fence] == nil && w.waiters > 0 {
-		r.watches.at[fence] = w
+	if r.watches.at[g] == nil && w.waiters > 0 {
+		r.watches.at[g] = w
 	}
 }
 
 // peek asks how a call stands. A call that had ended and been released before anybody waited has no answer.
-func (r *Redis) peek(fence uint64, first bool) (end dedup.Ending, ended bool, at uint64) {
-	v, err := r.ask(r.ctx, lookScript, strconv.FormatUint(fence, 10), strconv.FormatUint(fence, 10))
+func (r *Redis) peek(g grant, first bool) (end dedup.Ending, ended bool, at grant) {
+	echo := strconv.FormatUint(g.fence, 10)
+	v, err := r.ask(r.ctx, r.shardOf(g.agent), lookScript, echo, echo)
 	if err != nil {
-		return end, false, fence
+		return end, false, g
 	}
 	if v.word == "absent" {
-		return end, true, fence
+		return end, true, g
 	}
 	rec, err := v.record(0)
 	if err != nil {
-		return dedup.Ending{Outcome: dedup.Unknown}, true, fence
+		return dedup.Ending{Outcome: dedup.Unknown}, true, g
 	}
 	s := &rec.state
+	at = grant{g.agent, s.Fence}
 	if v.word == "running" {
-		return end, false, s.Fence
+		return end, false, at
 	}
 	end = dedup.Ending{Outcome: s.Outcome, At: s.Ended, Refusal: rec.refusal}
 	if s.Outcome != dedup.Unknown && (s.Held || !first) && rec.answer != nil {
@@ -163,18 +169,30 @@ func (r *Redis) peek(fence uint64, first bool) (end dedup.Ending, ended bool, at
 	if s.Outcome != dedup.Unknown && s.Held && end.Answer == nil {
 		end.Answer = &dedup.Answer{}
 	}
-	return end, true, s.Fence
+	return end, true, at
 }
 
-// heardEnd wakes who waits for the call of that fence.
+// heardEnd wakes who waits for the call of that fence; that of an agent's shard stands behind the agent. Where a shard has
+// begun a new life it is looked at.
 func (r *Redis) heardEnd(payload string) {
-	fence, err := strconv.ParseUint(payload, 10, 64)
-	if err != nil {
+	name, number, apart := strings.Cut(payload, " ")
+	if !apart {
+		name, number = "", payload
+	}
+	agent, bad := url.QueryUnescape(name)
+	if bad == nil && apart && number == "life" {
+		if s := r.shardOf(agent); s.joined.Load() {
+			r.background(func() { _ = r.beat(r.ctx, s) })
+		}
+		return
+	}
+	fence, err := strconv.ParseUint(number, 10, 64)
+	if errors.Join(bad, err) != nil || apart != r.own.apart {
 		return
 	}
 	r.watches.mu.Lock()
 	defer r.watches.mu.Unlock()
-	if w := r.watches.at[fence]; w != nil {
+	if w := r.watches.at[grant{agent, fence}]; w != nil {
 		select {
 		case w.wake <- struct{}{}:
 		default:
@@ -183,11 +201,11 @@ func (r *Redis) heardEnd(payload string) {
 }
 
 // Delivered says that the answer of an ended call reached its caller whole: see dedup.Store.
-func (r *Redis) Delivered(k dedup.Key, fence uint64, window time.Duration) {
+func (r *Redis) Delivered(agent string, k dedup.Key, fence uint64, window time.Duration) {
 	r.answers.forget(k)
 	r.background(func() {
 		echo := strconv.FormatUint(fence, 10)
-		if _, err := r.ask(r.ctx, deliverScript, echo, echo, window.Microseconds()); err != nil && r.ctx.Err() == nil {
+		if _, err := r.ask(r.ctx, r.shardOf(agent), deliverScript, echo, echo, window.Microseconds()); err != nil && r.ctx.Err() == nil {
 			r.local.log.Warn("a shorter window is not written", "error", err.Error())
 		}
 	})

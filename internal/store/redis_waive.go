@@ -20,7 +20,7 @@ func (r *Redis) waive(ctx context.Context, c *dedup.Claim, why error) (dedup.Beg
 	}
 	r.waiving.Lock()
 	defer r.waiving.Unlock()
-	now := r.now()
+	now := r.nowIn(r.shardOf(c.Agent))
 	if b, ok := r.own.standing(c, now); ok {
 		return b, nil
 	}

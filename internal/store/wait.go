@@ -9,7 +9,7 @@ import (
 )
 
 // Wait waits for a running call: see dedup.Store.
-func (e *Embedded) Wait(ctx context.Context, k dedup.Key, fence uint64) (dedup.Ending, error) {
+func (e *Embedded) Wait(ctx context.Context, _ string, k dedup.Key, fence uint64) (dedup.Ending, error) {
 	c, err := e.join(k, fence)
 	if err != nil {
 		return dedup.Ending{}, err
@@ -71,7 +71,7 @@ func (e *Embedded) over(k dedup.Key, fence uint64) (dedup.Ending, error) {
 
 // Delivered says that the answer of an ended call reached its caller whole: the call then stands in the way for window
 // after its outcome and no longer. Nobody waits for the disk; what is lost by a crash only lengthens the window.
-func (e *Embedded) Delivered(k dedup.Key, fence uint64, window time.Duration) {
+func (e *Embedded) Delivered(_ string, k dedup.Key, fence uint64, window time.Duration) {
 	h, err := e.look(k)
 	if err != nil || h.ended == nil || h.ended.state.Fence != fence {
 		return

@@ -40,6 +40,10 @@ type Rules struct {
 	// Plain says whether credentials and signatures may go to host over http:// although it is not loopback
 	// (proxy.allow_private). Nil: to no host.
 	Plain func(host string) bool
+
+	// AgentOnly says that no dedup.scope may be wider than the agent: what two agents share has no place in the store
+	// (store.redis.shard: agent).
+	AgentOnly bool
 }
 
 // New builds a tool from its configuration, with the defaults filled in, or says all that is wrong with it: a join of

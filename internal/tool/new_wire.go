@@ -148,6 +148,8 @@ func (b *builder) dedup() {
 	d.Scope = orElse(c.Scope, "agent")
 	if d.Scope != "agent" && d.Scope != "run" && d.Scope != "global" {
 		b.bad("dedup.scope", "%q is not known; write agent, run or global", d.Scope)
+	} else if b.rules.AgentOnly && d.Scope != "agent" {
+		b.bad("dedup.scope", "%s is wider than one agent, and store.redis.shard: agent keeps the calls of each agent apart; write scope: agent, or give the sidecars shard: namespace under another store.redis.prefix", d.Scope)
 	}
 	d.Splits = pick(b, "dedup.client_key", c.ClientKey, map[string]bool{"": false, "guards": false, "splits": true}, "guards or splits")
 	d.TTL = b.duration("dedup.ttl", c.TTL, DefaultTTL)

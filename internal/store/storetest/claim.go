@@ -61,7 +61,7 @@ func wants(t *testing.T, b *Bench, c *dedup.Claim, want dedup.Status) dedup.Begu
 
 // Ending is how the claim that won with r ended.
 func Ending(c *dedup.Claim, r dedup.Begun, o dedup.Outcome) *dedup.End {
-	e := &dedup.End{Keys: c.Keys, Fence: r.Fence, Nonce: c.Nonce, Outcome: o, Record: c.Record()}
+	e := &dedup.End{Keys: c.Keys, Agent: c.Agent, Fence: r.Fence, Nonce: c.Nonce, Outcome: o, Record: c.Record()}
 	if o == dedup.Done || o == dedup.Failed {
 		e.Keep = 24 * time.Hour
 		body := []byte("answer of " + fmt.Sprint(c.Nonce))

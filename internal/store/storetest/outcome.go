@@ -69,7 +69,7 @@ func unknownStands(t *testing.T, b *Bench) {
 func notExecuted(t *testing.T, b *Bench) {
 	c := NewClaim("x")
 	r := wants(t, b, c, dedup.Mine)
-	word := &dedup.Resolution{Key: c.Keys[0].Key, Fence: r.Fence, Outcome: dedup.NotSent, Why: "the dashboard shows nothing", Who: "ops"}
+	word := &dedup.Resolution{Key: c.Keys[0].Key, Agent: c.Agent, Fence: r.Fence, Outcome: dedup.NotSent, Why: "the dashboard shows nothing", Who: "ops"}
 	rejected(t, b, word, dedup.ErrStillRunning)
 	finish(t, b, Ending(c, r, dedup.Unknown))
 	rejected(t, b, word, dedup.ErrTooYoung)
@@ -105,7 +105,7 @@ func resolvedDone(t *testing.T, b *Bench) {
 		name := fmt.Sprint("x", kept)
 		c := NewClaim(name)
 		r := run(t, b, c, dedup.Unknown)
-		word := &dedup.Resolution{Key: c.Keys[0].Key, Fence: r.Fence, Outcome: dedup.Done, Why: "seen in the ledger", Who: "ops"}
+		word := &dedup.Resolution{Key: c.Keys[0].Key, Agent: c.Agent, Fence: r.Fence, Outcome: dedup.Done, Why: "seen in the ledger", Who: "ops"}
 		given := Ending(c, r, dedup.Done).Answer
 		if kept {
 			word.Answer = given
@@ -141,7 +141,7 @@ func unknownFor(t *testing.T, b *Bench) {
 	}
 	used(t, b, 2, 200)
 	b.Advance(time.Hour)
-	if err := b.Resolve(&dedup.Resolution{Key: c.Keys[0].Key, Fence: r.Fence, Outcome: dedup.NotSent, Who: "ops"}); err != nil {
+	if err := b.Resolve(&dedup.Resolution{Key: c.Keys[0].Key, Agent: c.Agent, Fence: r.Fence, Outcome: dedup.NotSent, Who: "ops"}); err != nil {
 		t.Fatalf("it stays listed: %v", err)
 	}
 	wants(t, b, NewClaim("x"), dedup.Replay) // of the second run

@@ -40,7 +40,7 @@ func renewed(t *testing.T, b *Bench) {
 	r := wants(t, b, first, dedup.Mine)
 	ended := make(chan dedup.Ending, 1)
 	go func() {
-		e, err := b.Store.Wait(context.Background(), first.Keys[0].Key, r.Fence)
+		e, err := b.Store.Wait(context.Background(), first.Agent, first.Keys[0].Key, r.Fence)
 		if err != nil {
 			t.Error(err)
 		}
@@ -103,7 +103,7 @@ func overtaken(t *testing.T, b *Bench) {
 	c := NewClaim("x")
 	r := wants(t, b, c, dedup.Mine)
 	for _, e := range []dedup.End{{Fence: r.Fence + 1, Nonce: c.Nonce}, {Fence: r.Fence, Nonce: c.Nonce + 1000}} {
-		e.Keys, e.Outcome, e.Keep = c.Keys, dedup.Done, time.Hour
+		e.Keys, e.Agent, e.Outcome, e.Keep = c.Keys, c.Agent, dedup.Done, time.Hour
 		if err := b.Store.Finish(t.Context(), &e); !errors.Is(err, dedup.ErrOvertaken) {
 			t.Fatalf("Finish: %v", err)
 		}

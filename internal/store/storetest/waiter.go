@@ -20,9 +20,9 @@ func waiters(t *testing.T, b *Bench) {
 		endings := make(chan dedup.Ending, b.Waiters)
 		for range b.Waiters {
 			go func() {
-				e, err := b.Store.Wait(context.Background(), c.Keys[0].Key, r.Fence)
+				e, err := b.Store.Wait(context.Background(), c.Agent, c.Keys[0].Key, r.Fence)
 				for errors.Is(err, dedup.ErrTooManyWaiters) { // full was looking from the last place
-					e, err = b.Store.Wait(context.Background(), c.Keys[0].Key, r.Fence)
+					e, err = b.Store.Wait(context.Background(), c.Agent, c.Keys[0].Key, r.Fence)
 				}
 				if err != nil {
 					t.Error(err)
@@ -44,7 +44,7 @@ func waiters(t *testing.T, b *Bench) {
 			}
 		}
 		// Whoever comes too late for what was released learns that it has ended, and no answer.
-		late, err := b.Store.Wait(t.Context(), c.Keys[0].Key, r.Fence)
+		late, err := b.Store.Wait(t.Context(), c.Agent, c.Keys[0].Key, r.Fence)
 		if err != nil || (late.Answer != nil) != (end.Keep > 0) {
 			t.Fatalf("too late: %+v, %v", late, err)
 		}
@@ -57,7 +57,7 @@ func full(t *testing.T, b *Bench, k dedup.Key, fence uint64) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	for {
-		_, err := b.Store.Wait(gone, k, fence)
+		_, err := b.Store.Wait(gone, "a", k, fence)
 		if errors.Is(err, dedup.ErrTooManyWaiters) {
 			return
 		}
@@ -75,7 +75,7 @@ func tooManyWaiters(t *testing.T, b *Bench) {
 	results := make(chan error, b.Waiters+1)
 	for range b.Waiters + 1 {
 		go func() {
-			_, err := b.Store.Wait(ctx, c.Keys[0].Key, r.Fence)
+			_, err := b.Store.Wait(ctx, c.Agent, c.Keys[0].Key, r.Fence)
 			results <- err
 		}()
 	}
@@ -91,7 +91,7 @@ func tooManyWaiters(t *testing.T, b *Bench) {
 	// The places are free again.
 	done := make(chan error, 1)
 	go func() {
-		_, err := b.Store.Wait(context.Background(), c.Keys[0].Key, r.Fence)
+		_, err := b.Store.Wait(context.Background(), c.Agent, c.Keys[0].Key, r.Fence)
 		done <- err
 	}()
 	finish(t, b, Ending(c, r, dedup.Done))
@@ -105,7 +105,7 @@ func waiterLeaves(t *testing.T, b *Bench) {
 	r := wants(t, b, c, dedup.Mine)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := b.Store.Wait(ctx, c.Keys[0].Key, r.Fence); !errors.Is(err, context.Canceled) {
+	if _, err := b.Store.Wait(ctx, c.Agent, c.Keys[0].Key, r.Fence); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 }
