@@ -44,6 +44,7 @@ func (a *app) serve(ctx context.Context, forRuns bool) error {
 	if err != nil {
 		return err
 	}
+	oneMore()
 	s, err := newSidecar(cfg, newLogger(cfg.Log, a.stderr))
 	if err != nil {
 		return exit{1, err}
