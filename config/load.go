@@ -37,22 +37,30 @@ func Locate(flag string) (path string, builtin bool, err error) {
 // key, over it, and validates the whole. The error joins every Problem; the warnings are problems one can run with.
 // Each call starts anew, so that nothing deleted from the file lives on.
 func Load(path string, environ []string, flags map[string]string) (*Config, []Problem, error) {
-	base, err := base(path, environ)
+	c, warnings, problems, err := read(path, environ, flags)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &reader{environ: environ, origin: newOrigin(path), file: path}
-	c, err := r.load(base, flags, r.source())
-	if err != nil {
-		return nil, nil, err
-	}
-	c.path, c.origin = path, r.origin
-	found, warnings := c.validate()
-	problems := append(r.problems, besides(r.problems, found)...)
 	if len(problems) > 0 {
 		return nil, warnings, join(problems)
 	}
 	return c, warnings, nil
+}
+
+// read is Load without the judgement: what could be read, and every problem with it.
+func read(path string, environ []string, flags map[string]string) (c *Config, warnings, problems []Problem, err error) {
+	base, err := base(path, environ)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r := &reader{environ: environ, origin: newOrigin(path), file: path}
+	c, err = r.load(base, flags, r.source())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	c.path, c.origin = path, r.origin
+	found, warnings := c.validate()
+	return c, warnings, append(r.problems, besides(r.problems, found)...), nil
 }
 
 func base(path string, environ []string) (*Config, error) {

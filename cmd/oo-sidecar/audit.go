@@ -150,7 +150,7 @@ it is still there; without it, nothing can tell a journal that was cut at its en
 
 // journal is the directory of the sidecar's journal, which must be there.
 func (a *app) journal() (string, error) {
-	cfg, err := a.settings()
+	cfg, err := a.reach()
 	if err != nil {
 		return "", err
 	}

@@ -27,6 +27,15 @@ func (a *app) settings() (*config.Config, error) {
 	return cfg, err
 }
 
+// reach loads no more of it than asking the running sidecar or reading its journal takes: no tool's secret, say.
+func (a *app) reach() (*config.Config, error) {
+	path, _, err := config.Locate(a.config)
+	if err != nil {
+		return nil, err
+	}
+	return config.Reach(path, os.Environ())
+}
+
 // client asks the running sidecar, as its operator.
 type client struct {
 	address string // of the api listener, as it can be dialled
@@ -37,7 +46,7 @@ type client struct {
 
 // connect finds the sidecar and the operator key through the configuration. It sends nothing yet.
 func (a *app) connect() (*client, error) {
-	cfg, err := a.settings()
+	cfg, err := a.reach()
 	if err != nil {
 		return nil, err
 	}

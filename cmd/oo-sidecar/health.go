@@ -18,7 +18,7 @@ func newHealth(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "health", Short: "Ask the running sidecar whether it is ready; exits with 1 when it is not", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.settings()
+			cfg, err := a.reach()
 			if err != nil {
 				return err
 			}

@@ -112,6 +112,29 @@ func TestEnabledAndStillOff(t *testing.T) {
 	}
 }
 
+// TestKillSwitchWithoutTheToolsSecrets: an operator's shell need not have what serve was started with, and the file may
+// be in the middle of a change.
+func TestKillSwitchWithoutTheToolsSecrets(t *testing.T) {
+	s := standIn{}
+	config := running(t, &s, new(error))
+	f, err := os.OpenFile(config, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("tools: [{name: pay, url: \"https://pay.test/\", headers: {Authorization: \"${env:NOBODY_HAS_SET_THIS}\"}}]\npolicies: [{templat: strict}]\n"); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"agent", "disable", "billing", "--reason", "looping"}, {"unknown", "ls"}, {"health"}} {
+		if code, _, errs := command(t, config, "", args...); code != 0 {
+			t.Error(args, code, errs)
+		}
+	}
+	if len(s.agents) != 1 {
+		t.Error("the switch was not thrown", s.agents)
+	}
+}
+
 func TestAgentCommands(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://"+closedPort(t)) // commands never go through a proxy
 	var s standIn
