@@ -44,6 +44,7 @@ type Redis struct {
 	answers *answers
 	watches watches
 
+	unlisted atomic.Int64    // when the namespace may last have lost which shards there are; since processStart, ns; 0: never
 	uncopied map[string]bool // agents whose switch not every shard could be told; guarded by shared.mu
 	double   atomic.Pointer[func()]
 	doubt    chan struct{} // one token: own calls are to be asserted again

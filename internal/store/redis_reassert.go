@@ -18,6 +18,7 @@ func (r *Redis) metAnother(tag string) {
 	switch {
 	case s == nil:
 	case s == r.home && r.opt.Redis.apart():
+		r.unlisted.Store(int64(time.Since(processStart)))
 		for _, s := range r.allShards() {
 			s.listed.Store(false)
 			s.joined.Store(false)
@@ -29,6 +30,7 @@ func (r *Redis) metAnother(tag string) {
 
 // lostAll is told that the namespace has forgotten what it held: so may every shard.
 func (r *Redis) lostAll() {
+	r.unlisted.Store(int64(time.Since(processStart)))
 	r.holdAll()
 	for _, s := range r.allShards() {
 		s.listed.Store(false)

@@ -269,7 +269,10 @@ func (r *Redis) beatWith(ctx context.Context, s *redisShard, life string, turns 
 // has forgotten what it held is joined anew.
 func (r *Redis) beat(ctx context.Context, s *redisShard) error {
 	if !s.apart {
-		_, err := r.beatWith(ctx, s, "", nil)
+		v, err := r.beatWith(ctx, s, "", nil)
+		if err == nil && r.opt.Redis.apart() && v.text(3) != *r.shared.life.Load() { // its shards are to be listed again
+			r.shared.hint()
+		}
 		return err
 	}
 	turns := append(r.turn(s.agent), r.turn(Everyone)...)
@@ -326,6 +329,20 @@ func (r *Redis) discover(ctx context.Context) ([]*redisShard, error) {
 	return r.allShards(), nil
 }
 
+// listsAll says whether each shard in which somebody claims is among those that were just discovered. Where the namespace
+// has lost its list that is so once every sidecar that lives must have noticed with a beat, and listed its own again.
+func (r *Redis) listsAll(ctx context.Context) error {
+	known := r.shared.life.Load()
+	life, err := r.client.do(ctx, "GET", r.client.key("life"))
+	if err == nil && text(life) != *known {
+		err = r.readAfter(ctx, known)
+	}
+	if at := time.Duration(r.unlisted.Load()); err == nil && at != 0 && time.Since(processStart)-at < lapseTime {
+		err = errors.New("Redis has just come back or forgotten what it held, and not every sidecar has said again whose calls it runs")
+	}
+	return err
+}
+
 // turn is what is known here of a switch, as the script of beats takes it.
 func (s *shared) turn(agent string) []any {
 	s.mu.Lock()
@@ -365,6 +382,7 @@ func (r *Redis) copySwitch(ctx context.Context, agent string) error {
 	where, err := []*redisShard{nil}, error(nil)
 	if agent == Everyone {
 		where, err = r.discover(ctx)
+		err = errors.Join(err, r.listsAll(ctx))
 	} else {
 		where[0] = r.shardOf(agent)
 	}

@@ -87,3 +87,29 @@ func TestASwitchIsCopiedByRevision(t *testing.T) {
 		}
 	}
 }
+
+// TestTheSwitchWhereTheListOfShardsIsLost: while a sidecar that hears and reads nothing may claim in a shard of which a
+// namespace that forgot everything does not know, Disable does not say that all claims see it; then the shard is found.
+func TestTheSwitchWhereTheListOfShardsIsLost(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "no")
+	stores := sidecars(t, 2, RedisConfig{Addrs: []string{s.Addr}, Shard: "agent", Poll: time.Minute, Hold: time.Millisecond})
+	ops, a := stores[0], stores[1]
+	if err := claims(a, "one", "before"); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"shards", "life", "shard", "switch", "switch-on", "entries", "entries-revision"} {
+		s.Do("DEL", ops.base+key)
+	}
+	s.Do("CLIENT", "KILL", "TYPE", "pubsub")
+	ops.shards.mu.Lock()
+	clear(ops.shards.by) // nor did the operator's sidecar hear of the shard
+	ops.shards.mu.Unlock()
+	_, told := ops.Disable(t.Context(), Everyone, "stop", "me")
+	if won := claims(a, "one", "during"); told == nil && !errors.Is(won, dedup.ErrDisabled) {
+		t.Fatalf("Disable said that it holds, and then a claim got %v", won)
+	}
+	if told != nil && !errors.Is(told, dedup.ErrDeferred) {
+		t.Fatal(told)
+	}
+	until(t, "the shard is told", func() bool { return s.Do("HEXISTS", a.shardOf("one").base+"switch", Everyone) == int64(1) })
+}

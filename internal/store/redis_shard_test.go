@@ -276,3 +276,23 @@ func TestShardingThatChangesUnderneath(t *testing.T) {
 	until(t, "it goes on", func() bool { return r.Err() == nil })
 	standsOf(t, r, "one", "y", dedup.Mine)
 }
+
+// TestWhoShardsOtherwiseNamesNoLife: a sidecar that was told that calls are sharded otherwise does not decide how they are
+// once Redis has forgotten it: the others would see its calls no more than it sees theirs.
+func TestWhoShardsOtherwiseNamesNoLife(t *testing.T) {
+	s := redistest.Start(t, "--appendonly", "no")
+	r := sidecars(t, 1, RedisConfig{Addrs: []string{s.Addr}, Shard: "agent", Poll: time.Minute})[0]
+	s.Do("SET", r.base+"shard", "namespace")
+	if err := r.read(t.Context()); err == nil {
+		t.Fatal("it takes part")
+	}
+	s.Do("FLUSHALL")
+	if err := r.read(t.Context()); err == nil || s.Do("EXISTS", r.base+"shard") != int64(0) {
+		t.Fatalf("%v; %v", err, s.Do("GET", r.base+"shard"))
+	}
+	s.Do("SET", r.base+"shard", "agent")
+	s.Do("SET", r.base+"life", "abc")
+	if err := r.read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -314,6 +314,9 @@ func (s *shared) readAfter(ctx context.Context, known *string) error {
 func (s *shared) takeLife(ctx context.Context, life, sharded string) error {
 	own := cmp.Or(s.opt.Shard, "namespace")
 	if life == "" || sharded == "" {
+		if unlike := s.unlike.Load(); unlike != nil { // those whose calls run say so first, and how they are sharded
+			return *unlike
+		}
 		reply, err := s.ask(ctx, lifeScript, []string{s.c.key("life"), s.c.key("shard")}, nonceText(), s.hints(), own)
 		parts, _ := reply.([]any)
 		if err != nil || len(parts) != 2 || text(parts[0]) == "" {
