@@ -63,6 +63,7 @@ func (b registry) Apply(ctx context.Context, d *api.Definitions, who string) ([]
 		if err := b.s.store.Put(ctx, e, who); err != nil {
 			return nil, errors.Join(unfinished(e, done, err), b.s.refreshSnapshot())
 		}
+		b.logChange("set", e.Kind, e.Name, who)
 		done = append(done, string(e.Kind)+" "+e.Name)
 	}
 	return a.applied, b.s.refreshSnapshot()

@@ -2,6 +2,8 @@ package main
 
 import (
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 )
 
@@ -18,4 +20,34 @@ func TestApplyOfOneEntryTwiceChangesNothing(t *testing.T) {
 		t.Errorf("the policy was changed: %d", status)
 	}
 	g.expect(opsKey, trade{"POST", "/v1/apply", `{"policies":[{"agent_id":"a","mode":"enforce"}]}`, 200, `[{"kind":"policy","name":"a","change":"created"}]`})
+}
+
+// TestChangesAreLogged: who reads the log of a night sees what was changed and by which key, with no key and no secret in it.
+func TestChangesAreLogged(t *testing.T) {
+	g := newGoverned(t, "")
+	const secret = "a_secret_that_no_log_may_show_0123"
+	for _, change := range []struct{ method, path, body string }{
+		{"POST", "/v1/apply", `{"policies":[{"agent_id":"a"}]}`},
+		{"POST", "/v1/entries/tools", `{"name":"one","url":"` + g.tool.URL + `/one"}`},
+		{"POST", "/v1/entries/keys", `{"name":"night","role":"operator","key":"` + secret + `"}`},
+		{"DELETE", "/v1/entries/keys/night", ""},
+		{"DELETE", "/v1/entries/policies/a", ""},
+	} {
+		if status, text := g.ask(opsKey, change.method, change.path, change.body); status != http.StatusOK {
+			t.Fatal(change, status, text)
+		}
+	}
+	log, err := os.ReadFile(g.said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{`"policy":"a","what":"set","by":"ops"`, `"tool":"one","what":"set","by":"ops"`, `"key":"night","what":"set","by":"ops"`,
+		`"key":"night","what":"revoked","by":"ops"`, `"policy":"a","what":"deleted","by":"ops"`} {
+		if !strings.Contains(string(log), `"changed through the api",`+line) {
+			t.Errorf("not logged: %s\n%s", line, log)
+		}
+	}
+	if strings.Contains(string(log), secret) {
+		t.Errorf("the log shows a key: %s", log)
+	}
 }

@@ -212,13 +212,14 @@ func (s *sidecar) facts() []health.Line {
 		{Key: "store_created", Value: fmt.Sprint(s.store.Created())},
 		{Key: "journal", Value: st.Journal.ID},
 		{Key: "journal_bytes", Value: fmt.Sprint(st.Journal.Bytes)},
-		{Key: "keys", Value: fmt.Sprint(st.Keys)},
 		{Key: "unknown_outcomes", Value: fmt.Sprint(st.Unknown)},
 		{Key: "running", Value: fmt.Sprint(s.governor.Running())},
 		{Key: "policy_snapshot_age_s", Value: fmt.Sprint(int64(s.snapshotAge().Seconds()))},
 	}
 	lines = append(lines, s.control.lines()...)
-	if s.redis != nil {
+	if s.redis == nil {
+		lines = append(lines, health.Line{Key: "keys", Value: fmt.Sprint(st.Keys)}) // in Redis nobody counts them
+	} else {
 		for _, f := range s.redis.Facts() {
 			lines = append(lines, health.Line{Key: f[0], Value: f[1]})
 		}

@@ -271,7 +271,13 @@ func (b registry) hold(ctx context.Context, entry store.Entry, tools []*tool.Too
 	} else if err != nil {
 		return storeError(err)
 	}
+	b.logChange("set", entry.Kind, entry.Name, who)
 	return b.s.refreshSnapshot()
+}
+
+// logChange tells whoever reads the log that an operator changed what holds; the audit has it too.
+func (b registry) logChange(what string, kind store.EntryKind, name, who string) {
+	b.s.log.Info("changed through the api", string(kind), name, "what", what, "by", who)
 }
 
 // Delete removes an entry, also one of the file until the file changes it.
@@ -295,6 +301,7 @@ func (b registry) Delete(ctx context.Context, kind api.Kind, name, scope, who st
 	if err != nil {
 		return storeError(err)
 	}
+	b.logChange("deleted", of, name, who)
 	return b.s.refreshSnapshot()
 }
 

@@ -49,7 +49,8 @@ func newExplain(a *app) *cobra.Command {
 			"URL is a tool's address, or /tools/NAME. Nothing is sent and nothing is recorded. A sidecar that runs with this\n" +
 			"configuration is asked, and knows the tools, policies and kill switches that hold now, wherever they were changed;\n" +
 			"without one, or with --file, the configuration file alone decides. The first line says which. Limits that are used\n" +
-			"up and calls that were made before are not seen: what needs a claim is not tried.",
+			"up and calls that were made before are not seen: what needs a claim is not tried. The key is that of a call with\n" +
+			"just these headers: for that of a call as it was made give what its client sent, curl's Accept and Content-Type too.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.method, q.url = args[0], args[1]
 			return a.explain(cmd.Context(), q)

@@ -123,6 +123,11 @@ func (b registry) holdKey(ctx context.Context, k api.SharedKey, who string) erro
 	} else if err != nil {
 		return storeError(err)
 	}
+	what := "set"
+	if k.Revoked {
+		what = "revoked"
+	}
+	b.logChange(what, store.KeyEntry, k.Name, who)
 	return b.s.refreshKeys()
 }
 

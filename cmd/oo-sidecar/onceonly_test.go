@@ -34,6 +34,7 @@ type governed struct {
 	tool *httptest.Server
 	last http.Header // of the tool's last request
 	body string      // of it
+	said string      // the file of its log
 }
 
 func newGoverned(t *testing.T, more string) *governed { return governedIn(t, t.TempDir(), more) }
@@ -84,7 +85,13 @@ tools:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.sidecar, err = newSidecar(cfg, slog.New(slog.DiscardHandler)); err != nil {
+	g.said = filepath.Join(t.TempDir(), "log")
+	log, err := os.Create(g.said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
+	if g.sidecar, err = newSidecar(cfg, slog.New(slog.NewJSONHandler(log, nil))); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.listen(); err != nil {

@@ -53,6 +53,11 @@ func (t *tally) add(r *tallied) {
 	}
 }
 
+// none says that the child's calls, if it made any, went another way.
+func (t *tally) none() bool {
+	return t.executed+t.replayed+t.refused+t.unknown+t.unreached+t.tunnels == 0
+}
+
 // summary says what was executed, replayed, refused and left unknown since began.
 func (h *host) summary(ctx context.Context, began time.Time) string {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -114,6 +119,9 @@ func (t *tally) String() string {
 // leftover says what there is still to do.
 func (h *host) leftover(t *tally, running int64) string {
 	text := ""
+	if running == 0 && t.none() {
+		text = "; no call came through the sidecar: where one should have, oo-sidecar doctor -- COMMAND says why it did not"
+	}
 	if running > 0 {
 		text += fmt.Sprintf("; %d still running", running)
 	}

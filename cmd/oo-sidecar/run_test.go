@@ -28,3 +28,21 @@ func TestRunWarnsOfLocalTools(t *testing.T) {
 		t.Errorf("%q", said)
 	}
 }
+
+// TestRunSaysThatNothingCameThrough: zeros alone would read as if all were well with a runtime that reads no variables.
+func TestRunSaysThatNothingCameThrough(t *testing.T) {
+	h, probe := &host{}, &tally{reasons: map[string]int{}}
+	probe.add(&tallied{Reason: "probe", Decision: "blocked"})
+	if text := h.leftover(probe, 0); !strings.Contains(text, "no call came through") || !strings.Contains(text, "doctor --") {
+		t.Error(text)
+	}
+	if text := h.leftover(probe, 1); strings.Contains(text, "no call") {
+		t.Error("one is running:", text)
+	}
+	for _, r := range []tallied{{Decision: "executed"}, {Decision: "blocked"}, {Decision: "executed", Outcome: "not_sent"}, {Decision: "executed", Method: "CONNECT"}} {
+		through := &tally{reasons: map[string]int{}}
+		if through.add(&r); h.leftover(through, 0) != "" {
+			t.Error(r, h.leftover(through, 0))
+		}
+	}
+}

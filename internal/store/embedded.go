@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,6 +85,9 @@ func OpenEmbedded(opt Options) (*Embedded, error) {
 	e.book = activity.New(e.noteActivity)
 	if err := e.open(); err != nil {
 		e.index.close()
+		if errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w; let this user (uid %d) write there, or name another directory by store.embedded.dir", err, os.Getuid())
+		}
 		return nil, fmt.Errorf("open the store in %s: %w", opt.Config.Dir, err)
 	}
 	return e, nil
