@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/tool"
@@ -45,6 +46,10 @@ func ParseKey(spec []byte) (api.KeyConfig, error) {
 	}
 	if k.Role != string(api.Operator) {
 		return k, fmt.Errorf("key %q: its role is %s; only operators' keys are shared, others stand in each sidecar's file", k.Name, k.Role)
+	}
+	// It names the key where it is revoked, in a path, and in the log.
+	if k.Name == "." || k.Name == ".." || len(k.Name) > 128 || strings.ContainsFunc(k.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return k, errors.New("name: a key that is shared is named by up to 128 bytes that can be printed, and not . or ..")
 	}
 	return k, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -105,5 +106,51 @@ func TestOperatorsKeysAreShared(t *testing.T) {
 	eventually(t, "the key is revoked at the first", func() bool { return !one.enters(opsKey) })
 	if all := fmt.Sprint(server.Do("HGETALL", "t:{t}:entries")); !strings.Contains(all, "key second") || strings.Contains(all, second) {
 		t.Error(all)
+	}
+}
+
+// TestARevokedKeyStaysRevoked: Redis is set back to before a revocation while no sidecar runs; those that start afterwards
+// know better.
+func TestARevokedKeyStaysRevoked(t *testing.T) {
+	server := redistest.Start(t)
+	g := governedOn(t, t.TempDir(), onRedis(server), "")
+	if status, text := g.ask(opsKey, "POST", "/v1/entries/keys", `{"name":"second","role":"operator","key":"`+second+`"}`); status != 200 {
+		t.Fatal(status, text)
+	}
+	before := fmt.Sprint(server.Do("HGET", "t:{t}:entries", "key second"))
+	if status, text := g.ask(opsKey, "DELETE", "/v1/entries/keys/second", ""); status != 200 || g.enters(second) {
+		t.Fatal(status, text)
+	}
+	dir := g.dir
+	g.stop()
+	server.Do("HSET", "t:{t}:entries", "key second", before)
+	server.Do("DEL", "t:{t}:entries-revision")
+	if g = governedOn(t, dir, onRedis(server), ""); g.enters(second) {
+		t.Error("the key that was revoked lets somebody in again")
+	}
+	eventually(t, "the store has the revocation again", func() bool {
+		return strings.Contains(fmt.Sprint(server.Do("HGET", "t:{t}:entries", "key second")), `"revoked":true`)
+	})
+}
+
+// TestAKeyThatCouldNotBeRevoked: none is shared under a name that no path can hold.
+func TestAKeyThatCouldNotBeRevoked(t *testing.T) {
+	g := governedOn(t, t.TempDir(), "", "")
+	for _, name := range []string{".", "..", "a\\nb", strings.Repeat("x", 129)} {
+		if status, text := g.ask(opsKey, "POST", "/v1/entries/keys", `{"name":"`+name+`","role":"operator","key":"`+second+`"}`); status != 422 {
+			t.Errorf("%q: %d %s", name, status, text)
+		}
+	}
+	for _, path := range []string{"a%2Fb", "a%20b", "%C3%A9", "%2A", "a%25b"} {
+		name, err := url.PathUnescape(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, text := g.ask(opsKey, "POST", "/v1/entries/keys", `{"name":"`+name+`","role":"operator","key":"`+second+`"}`); status != 200 || !g.enters(second) {
+			t.Fatalf("%q: %d %s", name, status, text)
+		}
+		if status, text := g.ask(opsKey, "DELETE", "/v1/entries/keys/"+path, ""); status != 200 || g.enters(second) {
+			t.Errorf("%q: %d %s", name, status, text)
+		}
 	}
 }

@@ -191,6 +191,7 @@ func (s *shared) putEntry(ctx context.Context, id entryID, replaces string, r en
 	s.mu.Lock()
 	s.adopt(id, stands)
 	s.mu.Unlock()
+	s.keep()
 	s.tellEntries(!id.kind.told())
 	return nil
 }

@@ -99,7 +99,8 @@ func (k *keptShared) ofHere(dir string, cfg RedisConfig) error {
 	return fmt.Errorf("%s holds the journal of a sidecar with store.redis.prefix %q and db %d, and the configuration says %q and %d: calls, switches and policies of there would be taken for those of here; set them back, or give this sidecar another store.embedded.dir", dir, *k.Prefix, k.DB, cfg.Prefix, cfg.DB)
 }
 
-// recall takes in what was kept of the switch. What the server says later holds where it is newer.
+// recall takes in what was kept of the switch, and of operators' keys: one that was revoked stays so where the server was set
+// back meanwhile. What the server says later holds where it is newer.
 func (s *shared) recall() error {
 	kept, err := s.kept.read()
 	if err == nil {
@@ -117,6 +118,11 @@ func (s *shared) recall() error {
 		t := parseThrown(agent, value)
 		t.owed = true
 		s.off[agent] = t
+	}
+	for field, raw := range kept.Entries {
+		if id := parseField(field); id.kind == KeyEntry {
+			s.adopt(id, raw)
+		}
 	}
 	s.showSwitches()
 	return nil
