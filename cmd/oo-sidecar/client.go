@@ -29,10 +29,11 @@ func (a *app) settings() (*config.Config, error) {
 
 // reach loads no more of it than asking the running sidecar or reading its journal takes: no tool's secret, say.
 func (a *app) reach() (*config.Config, error) {
-	path, _, err := config.Locate(a.config)
+	path, builtin, err := config.Locate(a.config)
 	if err != nil {
 		return nil, err
 	}
+	a.builtin = builtin
 	return config.Reach(path, os.Environ())
 }
 
@@ -52,7 +53,7 @@ func (a *app) connect() (*client, error) {
 	}
 	key, where, err := config.OperatorKey(cfg)
 	if err != nil {
-		return nil, err
+		return nil, silence{err.Error(), err}
 	}
 	return &client{address: dialable(cfg.API.Listen), key: key, where: where, http: direct(30 * time.Second)}, nil
 }

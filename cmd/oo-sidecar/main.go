@@ -26,6 +26,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	config         string // --config; empty: look where serve looks
+	builtin        bool   // a sidecar was looked for by the built-in configuration, no file being there
 }
 
 // exit is an error that chooses the process's exit code; its message has been printed already when err is nil.
@@ -61,7 +62,8 @@ func wayOn(cmd *cobra.Command, said string) string {
 
 // run executes one command line. Exit codes: 0 fine, 1 the answer is bad news, 2 usage or configuration.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRoot(&app{stdin: stdin, stdout: stdout, stderr: stderr})
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -76,6 +78,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	if msg := wayOn(cmd, err.Error()); msg != "" {
 		fmt.Fprintln(stderr, "oo-sidecar: "+msg)
+	}
+	if _, nobody := errors.AsType[silence](err); nobody && a.builtin {
+		fmt.Fprintln(stderr, "note: this is by the built-in configuration, as there is no oo-sidecar.yaml here; --config FILE names the one of the sidecar that runs")
 	}
 	return code
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oo-sidecar/oo-sidecar/config"
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/health"
@@ -132,6 +133,26 @@ func TestKillSwitchWithoutTheToolsSecrets(t *testing.T) {
 	}
 	if len(s.agents) != 1 {
 		t.Error("the switch was not thrown", s.agents)
+	}
+}
+
+// TestBuiltinIsNamed: who asks in another directory than the configuration's learns that it was not read.
+func TestBuiltinIsNamed(t *testing.T) {
+	file := written(t, closedPort(t), closedPort(t), "once_live_operator_for_tests")
+	if _, _, errs := command(t, file, "", "agent", "ls"); !strings.Contains(errs, "no sidecar answers") || strings.Contains(errs, "built-in") {
+		t.Error(errs)
+	}
+	t.Chdir(t.TempDir())
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_STATE_HOME", "")
+	t.Setenv("OO_HEALTH__LISTEN", closedPort(t))
+	if _, builtin, err := config.Locate(""); !builtin {
+		t.Skip("this machine has a configuration of its own", err)
+	}
+	for _, args := range [][]string{{"agent", "ls"}, {"health"}} {
+		if code, _, errs := command(t, "", "", args...); code == 0 || !strings.Contains(errs, "built-in configuration") || !strings.Contains(errs, "--config FILE") {
+			t.Error(args, code, errs)
+		}
 	}
 }
 

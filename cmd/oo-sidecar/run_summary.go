@@ -127,6 +127,9 @@ func (h *host) leftover(t *tally, running int64) string {
 	}
 	if t.unknown > 0 {
 		text += fmt.Sprintf("; of %s nobody knows whether they ran: oo-sidecar unknown ls", printable(strings.Join(slices.Sorted(maps.Keys(t.tools)), ", ")))
+		if h.started {
+			text += ", with oo-sidecar serve running"
+		}
 	}
 	return text
 }
