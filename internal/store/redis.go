@@ -251,7 +251,7 @@ func (r *Redis) told() bool {
 		heard = append(heard, r.home)
 	}
 	var some atomic.Bool
-	_ = each(heard, func(s *redisShard) error {
+	_ = each(heard, tellsAtOnce, func(s *redisShard) error {
 		err := r.beat(r.ctx, s)
 		if r.beaten(s, err); err == nil {
 			some.Store(true)

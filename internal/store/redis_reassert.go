@@ -106,7 +106,7 @@ func (r *Redis) assertShards() bool {
 		s := r.shardOf(c.agent())
 		mine[s] = append(mine[s], c)
 	}
-	return each(doubtful, func(s *redisShard) error {
+	return each(doubtful, looksAtOnce, func(s *redisShard) error {
 		life := s.epochs.Load()
 		if err := r.beat(r.ctx, s); err != nil {
 			return err

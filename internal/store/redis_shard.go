@@ -102,15 +102,21 @@ func (r *Redis) allShards() []*redisShard {
 	return all
 }
 
-// each does something in shards, some at a time, and returns the errors. It is fast enough for signs of life where those of
-// a master that is away wait for their timeouts.
-func each(shards []*redisShard, f func(*redisShard) error) error {
+// So many shards are looked at, or told something, at the same time. Those of a master that is away wait for their timeouts,
+// and neither signs of life nor the switch may wait for thousands of them elsewhere.
+const (
+	looksAtOnce = 64
+	tellsAtOnce = 1024
+)
+
+// each does something in shards, some at a time, and returns the errors.
+func each(shards []*redisShard, most int, f func(*redisShard) error) error {
 	if len(shards) == 1 {
 		return f(shards[0])
 	}
 	errs := make([]error, len(shards))
 	var wait sync.WaitGroup
-	limit := make(chan struct{}, 64)
+	limit := make(chan struct{}, most)
 	for i, s := range shards {
 		limit <- struct{}{}
 		wait.Go(func() {
@@ -388,7 +394,7 @@ func (r *Redis) copySwitch(ctx context.Context, agent string) error {
 	}
 	turn := r.turn(agent)
 	if len(where) > 0 {
-		err = errors.Join(err, each(where, func(s *redisShard) error {
+		err = errors.Join(err, each(where, tellsAtOnce, func(s *redisShard) error {
 			_, err := r.beatWith(ctx, s, "", turn)
 			return err
 		}))

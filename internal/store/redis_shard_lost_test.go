@@ -293,3 +293,24 @@ func TestAShardIsFirstUsedAfterAFailover(t *testing.T) {
 		asked.Wait()
 	}
 }
+
+// TestManyShardsAreToldAtOnce: a thousand agents of a master that does not answer are waited for together, so that the
+// others' signs of life, and their copies of the switch, come in time.
+func TestManyShardsAreToldAtOnce(t *testing.T) {
+	const many = 1000
+	inside, all := atomic.Int64{}, make(chan struct{})
+	err := each(make([]*redisShard, many), tellsAtOnce, func(*redisShard) error {
+		if inside.Add(1) == many {
+			close(all)
+		}
+		select {
+		case <-all:
+			return nil
+		case <-time.After(20 * time.Second):
+			return errors.New("it waits for others that wait")
+		}
+	})
+	if err != nil {
+		t.Fatal(inside.Load(), "at once")
+	}
+}

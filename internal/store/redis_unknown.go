@@ -46,7 +46,7 @@ func (r *Redis) list(set string) ([]UnknownCall, error) {
 	}
 	var mu sync.Mutex
 	var all []UnknownCall
-	err = errors.Join(err, each(shards, func(s *redisShard) error {
+	err = errors.Join(err, each(shards, looksAtOnce, func(s *redisShard) error {
 		calls, err := r.listIn(s, set)
 		mu.Lock()
 		defer mu.Unlock()
