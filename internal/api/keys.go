@@ -107,6 +107,19 @@ func or(s, otherwise string) string {
 	return s
 }
 
+// goOn has the keys that stand in was with the same rate go on with what is left of it: else whoever may share a key, or have
+// the configuration read again, could begin every rate anew. Call it before ring is used.
+func (ring *Keyring) goOn(was *Keyring) {
+	for i := range ring.keys {
+		k := &ring.keys[i]
+		for j := range was.keys {
+			if old := &was.keys[j]; k.digest == old.digest && k.Name == old.Name && k.rate.same(old.rate) {
+				k.rate = old.rate
+			}
+		}
+	}
+}
+
 // Operators is how many operators' keys there are.
 func (ring *Keyring) Operators() (n int) {
 	for i := range ring.keys {

@@ -33,6 +33,14 @@ func newBucket(rate string) (*bucket, error) {
 	return &bucket{every: max(1, period/time.Duration(n)), burst: period}, nil
 }
 
+// same says whether both are the same rate; no limit is the same as none.
+func (b *bucket) same(o *bucket) bool {
+	if b == nil || o == nil {
+		return b == o
+	}
+	return b.every == o.every && b.burst == o.burst
+}
+
 // take lets one request through and returns 0, or returns how long to wait.
 func (b *bucket) take(now time.Time) time.Duration {
 	if b == nil {

@@ -61,8 +61,11 @@ type Server struct {
 	keys    atomic.Pointer[Keyring] // swapped whole
 }
 
-// UseKeys makes ring what the next requests are judged by.
+// UseKeys makes ring what the next requests are judged by. A key that stays with its rate has used of it what it had.
 func (s *Server) UseKeys(ring *Keyring) {
+	if was := s.keys.Load(); was != nil {
+		ring.goOn(was)
+	}
 	ring.limited = func(k *Key) { s.note(&Notice{Time: time.Now(), By: k, Type: "rate_limited"}) }
 	s.keys.Store(ring)
 }

@@ -432,3 +432,24 @@ func TestRawRequests(t *testing.T) {
 		}
 	}
 }
+
+// TestARateGoesOn: who has used up a rate is not let in because keys change, unless the rate does.
+func TestARateGoesOn(t *testing.T) {
+	api := &Server{Log: slog.New(slog.DiscardHandler)}
+	s := httptest.NewServer(api.Handler())
+	defer s.Close()
+	for i, c := range []struct {
+		rate string
+		want int
+	}{{"1/h", 501}, {"1/h", 429}, {"2/h", 501}, {"2/h", 501}, {"2/h", 429}, {"", 501}, {"1/h", 501}} {
+		ring, err := NewKeyring([]KeyConfig{{Name: fmt.Sprint("another", i), Role: "operator", Key: fmt.Sprint(operatorKey, i)}},
+			Shared(KeyConfig{Name: "ops", Key: operatorKey, Rate: c.rate}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		api.UseKeys(ring)
+		if status, body := ask(t, s, "GET", "/v1/agents", "", as(operatorKey)...); status != c.want {
+			t.Errorf("step %d, rate %q: %d %s", i, c.rate, status, body)
+		}
+	}
+}
