@@ -205,6 +205,9 @@ func (a *application) addKey(spec []byte) error {
 		return err
 	}
 	k := api.Shared(c)
+	if err := fresh(&k, a.keys); err != nil {
+		return err
+	}
 	value, err := json.Marshal(k)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/oo-sidecar/oo-sidecar/config"
@@ -31,7 +32,7 @@ func (s *sidecar) useKeys(cfg *config.Config) error {
 	s.api.UseKeys(ring)
 	s.keys = shared
 	for _, k := range cfg.API.Keys {
-		if isOperator(k) && slices.ContainsFunc(shared, func(x api.SharedKey) bool { return x.Name == k.Name && x.Digest != api.Shared(k).Digest }) {
+		if isOperator(k) && slices.ContainsFunc(shared, func(x api.SharedKey) bool { return x.Name == k.Name && (x.Revoked || x.Digest != api.Shared(k).Digest) }) {
 			s.log.Warn("an operator's key of the file does not hold: another one of its name is in the store, or it was revoked there", "key", k.Name)
 		}
 	}
@@ -92,6 +93,9 @@ func (b registry) putKey(ctx context.Context, spec []byte, who string) (api.Entr
 		return api.Entry{}, &api.Invalid{Message: err.Error()}
 	}
 	k := api.Shared(c)
+	if err := fresh(&k, b.s.sharedKeys()); err != nil {
+		return api.Entry{}, err
+	}
 	if err := b.holdKey(ctx, k, who); err != nil {
 		return api.Entry{}, err
 	}
@@ -105,7 +109,28 @@ func (b registry) revokeKey(ctx context.Context, name, who string) error {
 	if !slices.ContainsFunc(b.Keys(), func(e api.Entry) bool { return e.Name == name }) {
 		return api.ErrNotFound
 	}
-	return b.holdKey(ctx, api.SharedKey{Name: name, Revoked: true}, who)
+	revoked := api.SharedKey{Name: name, Revoked: true}
+	for _, k := range b.s.cfg.Load().API.Keys {
+		if isOperator(k) && k.Name == name {
+			revoked.Digest = api.Shared(k).Digest
+		}
+	}
+	for _, k := range b.s.sharedKeys() {
+		if k.Name == name && k.Digest != "" {
+			revoked.Digest = k.Digest
+		}
+	}
+	return b.holdKey(ctx, revoked, who)
+}
+
+// fresh refuses a key that was revoked: whoever applies an old file again would let its holder in.
+func fresh(k *api.SharedKey, shared []api.SharedKey) error {
+	for _, x := range shared {
+		if x.Revoked && x.Digest == k.Digest {
+			return &api.Invalid{Message: fmt.Sprintf("key %q was revoked, as %q; share another one", k.Name, x.Name)}
+		}
+	}
+	return nil
 }
 
 // holdKey makes a key durable and what requests are judged by, unless nobody could operate this sidecar then.

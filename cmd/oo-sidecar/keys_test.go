@@ -104,6 +104,14 @@ func TestOperatorsKeysAreShared(t *testing.T) {
 		t.Fatal(status, text)
 	}
 	eventually(t, "the key is revoked at the first", func() bool { return !one.enters(opsKey) })
+	for _, name := range []string{"ops", "otherwise"} {
+		if status, text := other.ask(second, "POST", "/v1/entries/keys", `{"name":"`+name+`","role":"operator","key":"`+opsKey+`"}`); status != 422 || !strings.Contains(text, "was revoked") {
+			t.Errorf("a revoked key was shared again: %d %s", status, text)
+		}
+	}
+	if status, text := other.ask(second, "POST", "/v1/apply", `{"keys":[{"name":"ops","role":"operator","key":"`+opsKey+`"}]}`); status != 422 || !strings.Contains(text, "was revoked") || other.enters(opsKey) {
+		t.Errorf("a revoked key was applied again: %d %s", status, text)
+	}
 	if all := fmt.Sprint(server.Do("HGETALL", "t:{t}:entries")); !strings.Contains(all, "key second") || strings.Contains(all, second) {
 		t.Error(all)
 	}
@@ -141,15 +149,16 @@ func TestAKeyThatCouldNotBeRevoked(t *testing.T) {
 			t.Errorf("%q: %d %s", name, status, text)
 		}
 	}
-	for _, path := range []string{"a%2Fb", "a%20b", "%C3%A9", "%2A", "a%25b"} {
+	for i, path := range []string{"a%2Fb", "a%20b", "%C3%A9", "%2A", "a%25b"} {
 		name, err := url.PathUnescape(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status, text := g.ask(opsKey, "POST", "/v1/entries/keys", `{"name":"`+name+`","role":"operator","key":"`+second+`"}`); status != 200 || !g.enters(second) {
+		key := fmt.Sprint(second, i)
+		if status, text := g.ask(opsKey, "POST", "/v1/entries/keys", `{"name":"`+name+`","role":"operator","key":"`+key+`"}`); status != 200 || !g.enters(key) {
 			t.Fatalf("%q: %d %s", name, status, text)
 		}
-		if status, text := g.ask(opsKey, "DELETE", "/v1/entries/keys/"+path, ""); status != 200 || g.enters(second) {
+		if status, text := g.ask(opsKey, "DELETE", "/v1/entries/keys/"+path, ""); status != 200 || g.enters(key) {
 			t.Errorf("%q: %d %s", name, status, text)
 		}
 	}
