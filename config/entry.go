@@ -49,7 +49,7 @@ func ParseKey(spec []byte) (api.KeyConfig, error) {
 	}
 	// It names the key where it is revoked, in a path, and in the log.
 	if k.Name == "." || k.Name == ".." || len(k.Name) > 128 || strings.ContainsFunc(k.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return k, errors.New("name: a key that is shared is named by up to 128 bytes that can be printed, and not . or ..")
+		return k, errors.New("name: a key that is shared is named by up to 128 bytes that can be printed; . and .. name none")
 	}
 	return k, nil
 }
