@@ -97,16 +97,28 @@ def decorated():
 
 
 def decorated_ai():
-    """The same with a lease: one execution, and every caller has its result."""
-    c, runs = wide(), Counter()
+    """The same with a lease: one execution, and every caller has its result. Who is told that the store is away asks again."""
+    c, runs, away = wide(), Counter(), Counter()
+
+    def patiently(f):
+        for _ in range(20):
+            try:
+                return f()
+            except ApiError as e:
+                if e.status_code != 503:
+                    raise
+                away()
+                time.sleep(0.25)
+        return f()
 
     @idempotent_ai(c, key_fn=lambda order: f"order:{order}", poll_min=0.2, poll_max=0.5)
     def fulfil(order):
         time.sleep(0.2)
         return {"order": order, "run": runs()}
-    out = together(CALLERS, lambda i: fulfil(7))
+    out = together(CALLERS, lambda i: patiently(lambda: fulfil(7)))
     assert runs.n == 1, runs.n
     assert all(r.ok and r.status == "completed" and r.result == {"order": 7, "run": 1} for r in out)
+    return {"away": away.n}
 
 
 def run_fn():

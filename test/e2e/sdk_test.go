@@ -137,7 +137,12 @@ func TestPythonSDK(t *testing.T) {
 func pythonSDK(t *testing.T, kind string) {
 	s, c := startForSDKOn(t, kind)
 	for _, scenario := range []string{"decorated", "decorated_ai"} { // a thousand callers: the witness would be what is tested
-		s.sdk(scenario, operatorKey)
+		if away, _ := s.sdk(scenario, operatorKey)["away"].(float64); away > 0 {
+			t.Logf("%s: %v answers were 503", scenario, away) // a thousand threads may keep Redis from the processor for 250 ms
+			if kind == "embedded" {
+				t.Errorf("%s: the embedded store was away", scenario)
+			}
+		}
 	}
 	s.witness = s.witnessed(t)
 	for _, scenario := range []string{"check_lock", "check_lock_async", "run_fn"} {
