@@ -165,7 +165,7 @@ func FuzzJudgeEmbedded(f *testing.F) {
 	f.Add([]byte{169, 254, 169, 254})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) != 4 {
-			t.Skip()
+			t.Skip("no address of four bytes")
 		}
 		v4 := netip.AddrFrom4([4]byte(b))
 		refused := judge(netip.AddrPortFrom(v4, 1), rules{}) != nil

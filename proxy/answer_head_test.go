@@ -102,7 +102,7 @@ func FuzzParseAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		i := strings.Index(text, "\r\n\r\n")
 		if i < 0 {
-			t.Skip()
+			t.Skip("no whole head")
 		}
 		h, err := parseAnswer(text[:i+4])
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/api"
 	"github.com/oo-sidecar/oo-sidecar/internal/health"
+	"github.com/oo-sidecar/oo-sidecar/internal/needed"
 )
 
 // standIn is what the api of a sidecar in a test acts on.
@@ -147,7 +148,7 @@ func TestBuiltinIsNamed(t *testing.T) {
 	t.Setenv("XDG_STATE_HOME", "")
 	t.Setenv("OO_HEALTH__LISTEN", closedPort(t))
 	if _, builtin, err := config.Locate(""); !builtin {
-		t.Skip("this machine has a configuration of its own", err)
+		needed.Missing(t, fmt.Sprint("this machine has a configuration of its own; remove it or run elsewhere: ", err))
 	}
 	for _, args := range [][]string{{"agent", "ls"}, {"health"}} {
 		if code, _, errs := command(t, "", "", args...); code == 0 || !strings.Contains(errs, "built-in configuration") || !strings.Contains(errs, "--config FILE") {
