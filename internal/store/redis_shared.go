@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/oo-sidecar/oo-sidecar/dedup"
 	"github.com/oo-sidecar/oo-sidecar/internal/audit"
 	"github.com/oo-sidecar/oo-sidecar/internal/whole"
 )
@@ -391,112 +389,9 @@ func (s *shared) agree(ctx context.Context) error {
 // Secret is the secret under which all sidecars of the namespace show keys; this one's own until the server has come.
 func (s *shared) Secret() [32]byte { return *s.secret.Load() }
 
-// ask runs a script that may be run any number of times with the same arguments, until it is known what became of it
-// or ctx ends. Three lost replies in a row are an errLost.
-func (s *shared) ask(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
-	return asked(ctx, s.c.run, sc, keys, args)
-}
-
-// inTime asks for what must not happen later than its caller waits for it, and once more where the server's clock is another.
-func (s *shared) inTime(ctx context.Context, ask func(till int64) (any, error)) (reply any, err error) {
-	for range 2 {
-		if reply, err = ask(s.now().Add(delayFor).UnixMicro()); err != nil || text(reply) != "late" {
-			return reply, err
-		}
-		if err := s.read(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("%w: it came %v late", errNotExecuted, delayFor)
-}
-
-// askDurable is ask for what must stand on the replicas. With errReplicas there is a reply.
-func (s *shared) askDurable(ctx context.Context, sc *script, keys []string, args ...any) (any, error) {
-	return asked(ctx, s.c.runDurable, sc, keys, args)
-}
-
-func asked(ctx context.Context, run func(context.Context, *script, []string, ...any) (any, error), sc *script, keys []string, args []any) (any, error) {
-	for attempt := 1; ; attempt++ {
-		reply, err := run(ctx, sc, keys, args...)
-		if err == nil || !errors.Is(err, errLost) || attempt == 3 || ctx.Err() != nil {
-			return reply, err
-		}
-	}
-}
-
 // record writes an operator's change to this sidecar's own journal. The change holds whether or not that succeeds.
 func (s *shared) record(c *audit.Change) {
 	if err := s.opt.Change(c); err != nil {
 		s.opt.Log.Error("an operator's change holds, and is not in the journal", "what", c.What, "entity", c.Entity, "who", c.Who, "error", err.Error())
 	}
-}
-
-// uncertain says of a change whether it may stand all the same.
-func uncertain(err error) error {
-	if errors.Is(err, errNotExecuted) {
-		return fmt.Errorf("it is as it was: %w", err)
-	}
-	return fmt.Errorf("%w: %w", ErrUncertain, err)
-}
-
-func away(err error) error {
-	return fmt.Errorf("%w: %w", dedup.ErrUnavailable, err)
-}
-
-// nonceText names one attempt to change something.
-func nonceText() string {
-	var p [8]byte
-	_, _ = rand.Read(p[:])
-	return hex.EncodeToString(p[:])
-}
-
-// text is a reply that is a string or a number, as a string; empty for everything else.
-func text(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case int64:
-		return strconv.FormatInt(v, 10)
-	}
-	return ""
-}
-
-// pairs is the reply of HGETALL.
-func pairs(v any) map[string]string {
-	list, _ := v.([]any)
-	m := make(map[string]string, len(list)/2)
-	for i := 0; i+1 < len(list); i += 2 {
-		m[text(list[i])] = text(list[i+1])
-	}
-	return m
-}
-
-// Facts are what is known of the server, by name, for people.
-func (r *Redis) Facts() [][2]string {
-	j := r.client.judgement()
-	state := "connected"
-	if err := r.client.err(); err != nil {
-		state = "away: " + err.Error()
-	}
-	facts := [][2]string{
-		{"redis", state}, {"redis_version", j.Version}, {"redis_replicas", strconv.Itoa(j.Replicas)},
-		{"redis_memory", fmt.Sprintf("%.0f%% of maxmemory", 100*j.Memory)},
-		{"kill_switch_read_ms", strconv.FormatInt(min(r.sinceSwitchHeard().Milliseconds(), 1<<40), 10)},
-	}
-	clocks := r.inUse()
-	if r.opt.Redis.apart() {
-		facts = append(facts, [2]string{"redis_shards", fmt.Sprintf("one for each agent: %d known, %d in use here", len(r.allShards()), len(clocks))})
-	}
-	for _, s := range clocks {
-		for _, line := range s.clock.facts(r.ahead()) {
-			facts = append(facts, [2]string{"redis_clock", line})
-		}
-		if err := r.client.errOf(s.tag); err != nil && s.apart {
-			facts = append(facts, [2]string{"redis_shard", s.agent + ": " + err.Error()})
-		}
-	}
-	for _, p := range append(j.Problems[:len(j.Problems):len(j.Problems)], j.Unchecked...) {
-		facts = append(facts, [2]string{"redis_weakness", p})
-	}
-	return facts
 }
