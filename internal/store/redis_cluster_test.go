@@ -64,19 +64,7 @@ func TestClusterFailover(t *testing.T) {
 			}
 			time.Sleep(loadBetween)
 			stop()
-			twice := 0
-			for _, n := range f.executed {
-				if n > 1 {
-					twice++
-				}
-			}
-			t.Logf("%d failovers: of %d calls %d were executed twice, %d were told as possibly so; %d callers were refused", rounds, len(f.executed), twice, f.moved, f.away)
-			if wait > 0 && twice+f.moved > 0 {
-				t.Errorf("%d calls were executed twice, %d possibly", twice, f.moved)
-			}
-			if len(f.executed) < 100 {
-				t.Errorf("only %d calls came through", len(f.executed))
-			}
+			f.outlived(t, rounds, wait > 0)
 		})
 	}
 }

@@ -136,10 +136,13 @@ func TestRedisLawOnCluster(t *testing.T) {
 }
 
 // TestRedisLawWithLostReplies has each step's script run and its reply be lost: failed, but written.
-func TestRedisLawWithLostReplies(t *testing.T) {
+func TestRedisLawWithLostReplies(t *testing.T) { lawWithLostReplies(t, RedisConfig{}) }
+
+func lawWithLostReplies(t *testing.T, cfg RedisConfig) {
+	t.Helper()
 	s := redistest.Start(t, "--appendonly", "no")
 	var lost atomic.Int64
-	lawWith(t, RedisConfig{}, func(t *testing.T, cfg *RedisConfig) func() {
+	lawWith(t, cfg, func(t *testing.T, cfg *RedisConfig) func() {
 		relay := redistest.NewRelay(t, s.Addr)
 		t.Cleanup(func() { lost.Add(int64(relay.Lost())) })
 		cfg.Addrs = []string{relay.Addr}

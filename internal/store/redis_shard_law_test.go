@@ -1,7 +1,6 @@
 package store
 
 import (
-	"sync/atomic"
 	"testing"
 
 	"github.com/oo-sidecar/oo-sidecar/internal/store/redistest"
@@ -24,19 +23,7 @@ func TestRedisLawByAgentOnSentinel(t *testing.T) {
 
 // TestRedisLawByAgentWithLostReplies has each step's script run and its reply be lost.
 func TestRedisLawByAgentWithLostReplies(t *testing.T) {
-	s := redistest.Start(t, "--appendonly", "no")
-	var lost atomic.Int64
-	lawWith(t, RedisConfig{Shard: "agent"}, func(t *testing.T, cfg *RedisConfig) func() {
-		relay := redistest.NewRelay(t, s.Addr)
-		t.Cleanup(func() { lost.Add(int64(relay.Lost())) })
-		cfg.Addrs = []string{relay.Addr}
-		return func() { relay.Lose(1) }
-	})
-	t.Cleanup(func() {
-		if t.Logf("%d replies were lost", lost.Load()); lost.Load() < 100 {
-			t.Error("hardly any reply was lost")
-		}
-	})
+	lawWithLostReplies(t, RedisConfig{Shard: "agent"})
 }
 
 // TestRedisACLByAgent holds the README's user to the law where agents have slots of their own.
