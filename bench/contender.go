@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -81,6 +83,22 @@ func startField(ctx context.Context, s settings, dir, toolAddress string) (*fiel
 	replay.name, replay.must, replay.differ = nameReplay, replayed, false // of call 0, made at start
 	f.contenders = append(f.contenders, first, replay)
 	return f, f.addRedis(ctx, s, dir, toolAddress)
+}
+
+// chosen are the contenders of these names, in the order of the names; all of no names.
+func (f *field) chosen(names []string) ([]contender, error) {
+	if len(names) == 0 {
+		return f.contenders, nil
+	}
+	var all []contender
+	for _, name := range names {
+		i := slices.IndexFunc(f.contenders, func(c contender) bool { return c.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("-contenders: nobody here is called %q", name)
+		}
+		all = append(all, f.contenders[i])
+	}
+	return all, nil
 }
 
 func (f *field) add(name string, p *process, address string) {

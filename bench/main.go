@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -43,6 +45,8 @@ type settings struct {
 	measure time.Duration // per contender, number of callers and round
 	warm    time.Duration // before each measurement, not counted
 	only    string        // one part; empty: all
+	who     []string      // contenders of the interleaved run, by name; empty: all
+	levels  []int         // how many callers at a time
 	assert  bool          // exit 1 when start-up or size miss their figure
 }
 
@@ -71,13 +75,25 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	f.IntVar(&s.rounds, "rounds", 5, "rounds of the interleaved run; figures are their medians")
 	f.DurationVar(&s.measure, "measure", time.Second, "length of one measurement")
 	f.DurationVar(&s.warm, "warm", 150*time.Millisecond, "uncounted calls before each measurement")
-	f.StringVar(&s.only, "only", "", "measure one `part` only: api")
+	f.StringVar(&s.only, "only", "", "measure one `part` only: api, or throughput")
+	who := f.String("contenders", "", "`names`, with commas, of who is in the interleaved run (default: everyone)")
+	callers := f.String("callers", "1,16,64,256", "`numbers`, with commas, of callers at a time in the interleaved run")
 	f.BoolVar(&s.assert, "assert", false, "exit 1 when start-up or size miss what is wanted; nothing else is ever asserted")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	if f.NArg() > 0 || s.starts < 1 || s.rounds < 1 {
 		return fmt.Errorf("unknown argument, or starts or rounds below 1; see -h")
+	}
+	if *who != "" {
+		s.who = strings.Split(*who, ",")
+	}
+	for text := range strings.SplitSeq(*callers, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 4096 {
+			return fmt.Errorf("-callers: %q is not a number from 1 to 4096", text)
+		}
+		s.levels = append(s.levels, n)
 	}
 	return bench(ctx, s, out)
 }
@@ -103,27 +119,17 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 	if s.only == "api" {
 		return measureAPI(ctx, s, dir, toolAddress, out)
 	}
+	if s.only == "throughput" {
+		return measureThroughput(ctx, s, dir, toolAddress, out)
+	}
 	foot, err := measureFootprint(ctx, s, dir, toolAddress)
 	if err != nil {
 		return err
 	}
 	foot.print(out)
-
-	field, err := startField(ctx, s, dir, toolAddress)
-	defer field.stop()
-	if err != nil {
+	if err := measureThroughput(ctx, s, dir, toolAddress, out); err != nil {
 		return err
 	}
-	results, err := interleave(ctx, s, field.contenders, levels, progressTo(os.Stderr))
-	if err != nil {
-		return err
-	}
-	results.print(out)
-	results.printWanted(out)
-	if err := printRestart(ctx, out, field.sidecar, results.calls(nameFirst)); err != nil {
-		return err
-	}
-	field.stop()
 	if err := measureSecured(ctx, s, dir, out); err != nil {
 		return err
 	}
@@ -134,4 +140,24 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 		return errors.New("start-up or size is not what is wanted")
 	}
 	return nil
+}
+
+// measureThroughput is the interleaved run, and the restart on the journal that it left.
+func measureThroughput(ctx context.Context, s settings, dir, toolAddress string, out io.Writer) error {
+	field, err := startField(ctx, s, dir, toolAddress)
+	defer field.stop()
+	if err != nil {
+		return err
+	}
+	chosen, err := field.chosen(s.who)
+	if err != nil {
+		return err
+	}
+	results, err := interleave(ctx, s, chosen, s.levels, progressTo(os.Stderr))
+	if err != nil {
+		return err
+	}
+	results.print(out)
+	results.printWanted(out)
+	return printRestart(ctx, out, field.sidecar, results.calls(nameFirst))
 }

@@ -49,10 +49,10 @@ func figure(x float64, digits int) string {
 }
 
 func (r *results) print(out io.Writer) {
-	rounds := len(r.samples[nameBare][levels[0]])
+	rounds := len(r.samples[r.order[0].name][r.levels[0]])
 	t := newTable(out, fmt.Sprintf("throughput, %d B in and %d B out, medians of %d interleaved rounds; CPU is of the process under test", requestBytes, answerBytes, rounds),
 		"callers", "", "calls/s", "of the bare proxy", "of nginx", "CPU s per 100,000", "of the bare proxy")
-	for _, callers := range levels {
+	for _, callers := range r.levels {
 		for _, c := range r.order {
 			t.row(fmt.Sprint(callers), c.name, figure(r.median(c.name, callers, throughput), 0),
 				figure(median(r.ratios(c.name, nameBare, callers, throughput)), 2),
@@ -71,7 +71,7 @@ func (r *results) print(out io.Writer) {
 func (r *results) printWanted(out io.Writer) {
 	t := newTable(out, "throughput wanted", "", "seen (lowest to highest round)", "wanted", "")
 	t.wanted("durable first calls at 64 callers, of the bare proxy", r.ratios(nameFirst, nameBare, 64, throughput), wantFirst)
-	for _, callers := range levels {
+	for _, callers := range r.levels {
 		t.wanted(fmt.Sprintf("replays at %d callers, of nginx", callers), r.ratios(nameReplay, nameNginx, callers, throughput), wantReplay)
 	}
 	t.flush()

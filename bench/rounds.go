@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// levels are the numbers of callers at the same time.
-var levels = []int{1, 16, 64, 256}
-
 // sample is one measurement.
 type sample struct {
 	perSecond float64
@@ -23,13 +20,14 @@ type sample struct {
 // results are the samples by contender and number of callers, one a round.
 type results struct {
 	order   []contender
+	levels  []int // of callers at the same time
 	samples map[string]map[int][]sample
 }
 
 // interleave measures everyone at every number of callers, again in each round, so that what the machine does
 // meanwhile meets all alike. The order within a round turns.
 func interleave(ctx context.Context, s settings, field []contender, levels []int, progress func(done, all int)) (*results, error) {
-	r := &results{order: field, samples: map[string]map[int][]sample{}}
+	r := &results{order: field, levels: levels, samples: map[string]map[int][]sample{}}
 	for _, c := range field {
 		r.samples[c.name] = map[int][]sample{}
 	}
