@@ -66,8 +66,9 @@ func TestBodiesExpire(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := j.Status()
-	if after.Bytes > before.Bytes*8/10 || after.Segments != before.Segments {
-		t.Fatalf("%d bytes before, %d after", before.Bytes, after.Bytes)
+	// None is dropped; one may begin, when the keeper has just made a better spare.
+	if after.Bytes > before.Bytes*8/10 || after.Segments < before.Segments {
+		t.Fatalf("%d bytes in %d segments before, %d in %d after", before.Bytes, before.Segments, after.Bytes, after.Segments)
 	}
 	check := func(j *Journal) {
 		t.Helper()
