@@ -241,7 +241,12 @@ func TestFailoverOfOneMaster(t *testing.T) {
 	for cl.Nodes[gone] == home {
 		gone++
 	}
-	_, mine := wonBy(t, stores[0], agents[gone], "held")
+	var mine dedup.Begun
+	until(t, "a replica is quick enough for a claim", func() bool {
+		var err error
+		mine, err = stores[0].Begin(t.Context(), claimOf(agents[gone], "held"))
+		return err == nil && mine.Status == dedup.Mine
+	})
 	stop := f.load(t)
 	time.Sleep(time.Second)
 	for _, frozen := range []bool{false, true} {
