@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	f.IntVar(&s.rounds, "rounds", 5, "rounds of the interleaved run; figures are their medians")
 	f.DurationVar(&s.measure, "measure", time.Second, "length of one measurement")
 	f.DurationVar(&s.warm, "warm", 150*time.Millisecond, "uncounted calls before each measurement")
-	f.StringVar(&s.only, "only", "", "measure one `part` only: api, or throughput")
+	f.StringVar(&s.only, "only", "", "measure one `part` only: footprint, throughput, or api")
 	who := f.String("contenders", "", "`names`, with commas, of who is in the interleaved run (default: everyone)")
 	callers := f.String("callers", "1,16,64,256", "`numbers`, with commas, of callers at a time in the interleaved run")
 	f.BoolVar(&s.assert, "assert", false, "exit 1 when start-up or size miss what is wanted; nothing else is ever asserted")
@@ -127,6 +127,9 @@ func bench(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	foot.print(out)
+	if s.only == "footprint" {
+		return nil
+	}
 	if err := measureThroughput(ctx, s, dir, toolAddress, out); err != nil {
 		return err
 	}

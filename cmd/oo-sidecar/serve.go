@@ -45,12 +45,14 @@ func (a *app) serve(ctx context.Context, forRuns bool) error {
 		return err
 	}
 	oneMore()
+	tending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go tend(tending)
 	s, err := newSidecar(cfg, newLogger(cfg.Log, a.stderr))
 	if err != nil {
 		return exit{1, err}
 	}
 	debug.FreeOSMemory() // what reading the journal left behind
-	go tend(s.ctx)
 	for _, w := range warnings {
 		s.log.Warn("configuration: " + w.Error())
 	}

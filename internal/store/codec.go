@@ -47,8 +47,29 @@ func (w *writer) time(t time.Time) {
 
 // reader reads what writer wrote. After the first error everything is zero, and err says so.
 type reader struct {
-	p   []byte
-	err error
+	p     []byte
+	err   error
+	names names
+}
+
+// names are short texts that many facts have, each kept once; nil keeps none.
+type names map[string]string
+
+const manyNames = 4096
+
+func (n names) of(p []byte) string {
+	if n == nil {
+		return string(p)
+	}
+	s, ok := n[string(p)]
+	if !ok {
+		if len(n) >= manyNames {
+			clear(n)
+		}
+		s = string(p)
+		n[s] = s
+	}
+	return s
 }
 
 func newReader(p []byte) *reader {
@@ -92,6 +113,7 @@ func (r *reader) take(n uint64) []byte {
 
 func (r *reader) view() []byte { return r.take(r.uint()) }
 func (r *reader) text() string { return string(r.view()) }
+func (r *reader) name() string { return r.names.of(r.view()) }
 
 // bytes copies: a fact is only valid during its step of the iteration. Nothing reads back as nil.
 func (r *reader) bytes() []byte { return append([]byte(nil), r.view()...) }
@@ -150,7 +172,7 @@ func (r *reader) state() dedup.State {
 		Attempt: int(r.int()), Effect: tool.Effect(r.uint()), Claimed: r.time(), Sent: r.time(), Ended: r.time(), Expires: r.time(),
 		Timeout: time.Duration(r.int()), UnknownFor: time.Duration(r.int()),
 		Reserved: dedup.Reservation{
-			Tenant: r.text(), Agent: r.text(), Tool: r.text(), Cost: tool.Money(r.int()), Minute: r.int(), Day: r.int(), Settled: r.bool(),
+			Tenant: r.name(), Agent: r.name(), Tool: r.name(), Cost: tool.Money(r.int()), Minute: r.int(), Day: r.int(), Settled: r.bool(),
 		},
 	}
 }
@@ -165,13 +187,16 @@ func (w *writer) identities(keys []dedup.Identity) {
 
 func (r *reader) identities() []dedup.Identity {
 	n := r.uint()
-	if n > uint64(len(r.p)) {
+	if n > uint64(len(r.p)/(2*len(dedup.Key{}))) {
 		r.fail()
 		return nil
 	}
 	var keys []dedup.Identity
-	for range n {
-		keys = append(keys, dedup.Identity{Key: r.key(), Print: r.key()})
+	if n > 0 {
+		keys = make([]dedup.Identity, n)
+	}
+	for i := range keys {
+		keys[i] = dedup.Identity{Key: r.key(), Print: r.key()}
 	}
 	return keys
 }
@@ -208,7 +233,7 @@ func (r *reader) answer() *dedup.Answer {
 		return nil
 	}
 	for range n {
-		a.Header = append(a.Header, tool.Header{Name: r.text(), Value: r.text()})
+		a.Header = append(a.Header, tool.Header{Name: r.name(), Value: r.text()})
 	}
 	if a.Kept = r.bool(); a.Kept {
 		a.Body = r.bytes()

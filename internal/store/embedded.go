@@ -51,6 +51,7 @@ type Embedded struct {
 	running  atomic.Int64  // claims without an end, for Reserve
 	switches atomic.Pointer[map[string]Switch]
 
+	names  names          // of what is folded, while the journal is read
 	leases *leases        // of clients, with a lock of their own
 	book   *activity.Book // of what callers did, with a lock of its own
 	own    *ownCalls      // claimed in Redis, where this is the journal beside it; with a lock of its own
@@ -79,7 +80,7 @@ func OpenEmbedded(opt Options) (*Embedded, error) {
 	opt.fill()
 	e := &Embedded{
 		opt: opt, log: opt.Log, opened: make(chan struct{}), cache: newCache(opt.CacheBytes),
-		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(), own: newOwnCalls(),
+		calls: map[uint64]*call{}, live: map[dedup.Key]*call{}, index: newIndex(), spent: usage{}, entries: map[entryID]*versions{}, leases: newLeases(), own: newOwnCalls(), names: names{},
 	}
 	e.switches.Store(&map[string]Switch{})
 	e.book = activity.New(e.noteActivity)
@@ -128,6 +129,7 @@ func (e *Embedded) open() error {
 	if err != nil {
 		return err
 	}
+	e.names = nil
 	e.j, e.own.append, e.own.note = j, j.Append, j.Note
 	close(e.opened)
 	if e.secret, err = shownKey(shownKeyPath(e.opt.Config.Dir)); err == nil {

@@ -47,8 +47,12 @@ func (f *callFact) append(buf []byte, body bool) []byte {
 	return w
 }
 
-func parseCall(p []byte) (f callFact, err error) {
+func parseCall(p []byte) (callFact, error) { return parseCallBy(p, nil) }
+
+// parseCallBy is parseCall of one fact of many that share names.
+func parseCallBy(p []byte, n names) (f callFact, err error) {
 	r := newReader(p)
+	r.names = n
 	f = callFact{state: r.state(), keys: r.identities(), requestID: r.text(), lost: r.uint(), taken: r.uint()}
 	f.back.Call = r.bool()
 	f.back.Spend = tool.Money(r.int())

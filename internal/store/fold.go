@@ -41,7 +41,7 @@ func (e *Embedded) fold(st journal.Stored) error {
 }
 
 func (e *Embedded) foldClaim(st *journal.Stored) error {
-	f, err := parseCall(st.Fact)
+	f, err := parseCallBy(st.Fact, e.names)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (e *Embedded) foldClaim(st *journal.Stored) error {
 }
 
 func (e *Embedded) foldEnd(st *journal.Stored) error {
-	f, err := parseCall(st.Fact)
+	f, err := parseCallBy(st.Fact, e.names)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (e *Embedded) foldEnd(st *journal.Stored) error {
 // foldCarried puts a running call where it was. Its charge, if it still counts, is in the claim, which is younger than
 // what is ever dropped.
 func (e *Embedded) foldCarried(st *journal.Stored) error {
-	f, err := parseCall(st.Fact)
+	f, err := parseCallBy(st.Fact, e.names)
 	if err != nil {
 		return err
 	}
